@@ -1,0 +1,9 @@
+// Package api holds the contract of the HTTP API, openapi.yaml, and makes the
+// Go code that follows from it: the server interface in internal/httpd/openapi
+// and the types of package client.
+//
+//	go generate ./api
+package api
+
+//go:generate go tool -modfile=../tools/go.mod oapi-codegen -config server.cfg.yaml openapi.yaml
+//go:generate go tool -modfile=../tools/go.mod oapi-codegen -config client.cfg.yaml openapi.yaml
