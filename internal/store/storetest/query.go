@@ -248,7 +248,6 @@ func (s suite) query(t *testing.T) {
 				"In without a list":             {Table: "item", Where: []store.Where{{Column: "name", Op: store.In, Value: "x"}}},
 				"cursor that is none":           {Table: "item", After: "garbage"},
 				"cursor of another order":       {Table: "item", Order: "size", After: next},
-				"page that is too long":         {Table: "item", Limit: 1001},
 			} {
 				_, err := e.Query(e.ctx(), q)
 				if !waybill.IsKind(err, waybill.KindInvalid) {
