@@ -5,5 +5,12 @@
 //	go generate ./api
 package api
 
+import _ "embed"
+
+// Spec is the contract in YAML.
+//
+//go:embed openapi.yaml
+var Spec []byte
+
 //go:generate go tool -modfile=../tools/go.mod oapi-codegen -config server.cfg.yaml openapi.yaml
 //go:generate go tool -modfile=../tools/go.mod oapi-codegen -config client.cfg.yaml openapi.yaml

@@ -257,7 +257,7 @@ type NewToken struct {
 }
 
 // NextCursor The cursor of the next page; null on the last.
-type NextCursor = string
+type NextCursor = *string
 
 // Object defines model for Object.
 type Object struct {
