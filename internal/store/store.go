@@ -94,8 +94,9 @@ type Put struct {
 	Val   []byte
 }
 
-// Send queues a message. Key orders it (see Lanes); Delay counts from the
-// commit. Priority belongs to the lane: the highest of the messages sent to it
+// Send queues a message. Key orders it (see Lanes). Delay counts from the commit
+// and holds the message when its lane is empty; behind other messages it waits
+// for its turn instead, so a timer has a key of its own. Priority belongs to the lane: the highest of the messages sent to it
 // since it was last empty. One step of priority is worth [PriorityAge] of
 // waiting, so that no lane starves.
 type Send struct {
@@ -139,7 +140,7 @@ type Msg struct {
 	Seq      int64 // place in the lane
 	Body     []byte
 	Token    string // fence of this claim
-	Attempt  int    // deliveries, this one included
+	Attempt  int    // deliveries as head of its lane, this one included
 	Fails    int    // deliveries that ended in Retry
 	Priority int
 	SentAt   time.Time
@@ -152,9 +153,11 @@ type ClaimRequest struct {
 	Lanes   int           // at most so many lanes
 	PerLane int           // and so many messages of each; 0 means 1
 	Lease   time.Duration // how long the lanes stay ours unless extended
-	// Reclaim takes exactly those lanes that Owner holds already, whether or not
+	// Reclaim takes exactly those lanes (all of them, whatever Lanes says) that Owner
+	// holds already, whether or not
 	// their lease has ended: a node that was killed takes up its own work when it
-	// starts again, with new tokens, without waiting and without counting a delivery.
+	// starts again, with new tokens and without waiting. It counts as a delivery, so
+	// that a message which kills its worker is seen to.
 	Reclaim bool
 }
 

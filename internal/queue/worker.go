@@ -1,0 +1,378 @@
+// Package queue works on messages of the store: a [Worker] claims those of one
+// topic, hands them to a handler, keeps their leases and carries out what the
+// handler returns. [Admin] shows and repairs topics.
+//
+// What a handler returns is a commit, not an effect: the worker adds the message
+// to it as done, so that the change and the end of the message are one. A handler may
+// therefore be called more than once for one message (after a crash, a lost lease
+// or a revision conflict), and only one of its commits ever counts.
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/waybill-run/waybill/internal/store"
+)
+
+// Handler works on one message. It returns what is to be committed together with
+// the end of the message (nil: nothing more), or an error: see Retry, Yield, Bury
+// and ErrLeave; any other error is a failure that is tried again with backoff. Its
+// context ends when the lease is lost or the worker stops.
+type Handler func(ctx context.Context, m *store.Msg) (*store.Commit, error)
+
+// Options of a worker.
+type Options struct {
+	Store   store.Store
+	Topic   string
+	Owner   string // this node; its leases are taken up again when the worker starts
+	Handler Handler
+	Logger  *slog.Logger
+
+	Slots   int           // messages in work at once; 0 means 8
+	PerLane int           // messages of one lane in one claim, worked on in order; 0 means 1
+	Lease   time.Duration // 0 means 15 s; it is renewed every third of it, without a limit
+	Poll    time.Duration // how long to trust the bell; 0 means 1 s
+
+	MaxFails      int // failures after which a message is buried; 0 means 5
+	MaxDeliveries int // deliveries without an outcome after which it is buried as a killer of workers; 0 means 10, negative no limit
+	Backoff       func(fails int) time.Duration
+
+	// Buried is called when a message is about to be buried, and may add to the
+	// commit that does it: what waits for the message must not wait for ever.
+	Buried func(ctx context.Context, m *store.Msg, reason string) (*store.Commit, error)
+}
+
+// Worker claims and handles messages of one topic until it is stopped.
+type Worker struct {
+	o       Options
+	slots   chan struct{}
+	mu      sync.Mutex
+	active  map[*store.Msg]context.CancelCauseFunc
+	wg      sync.WaitGroup
+	stop    context.CancelCauseFunc
+	ctx     context.Context
+	started chan struct{}
+}
+
+// Backoff is the default wait after a number of failures: 0.5 s, doubled each
+// time, at most a minute.
+func Backoff(fails int) time.Duration {
+	d := 500 * time.Millisecond << min(max(fails-1, 0), 10)
+	return min(d, time.Minute)
+}
+
+// Start begins to work. It first takes up what this owner held when it last
+// ended, and returns when that is known.
+func Start(ctx context.Context, o Options) (*Worker, error) {
+	if o.Slots <= 0 {
+		o.Slots = 8
+	}
+	if o.PerLane <= 0 {
+		o.PerLane = 1
+	}
+	if o.Lease <= 0 {
+		o.Lease = 15 * time.Second
+	}
+	if o.Poll <= 0 {
+		o.Poll = time.Second
+	}
+	if o.MaxFails == 0 {
+		o.MaxFails = 5
+	}
+	if o.MaxDeliveries == 0 {
+		o.MaxDeliveries = 10
+	}
+	if o.Backoff == nil {
+		o.Backoff = Backoff
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	w := &Worker{o: o, slots: make(chan struct{}, o.Slots), active: map[*store.Msg]context.CancelCauseFunc{}}
+	w.ctx, w.stop = context.WithCancelCause(context.WithoutCancel(ctx))
+	held, err := o.Store.Claim(ctx, store.ClaimRequest{Topic: o.Topic, Owner: o.Owner, PerLane: o.PerLane, Lease: o.Lease, Reclaim: true})
+	if err != nil {
+		return nil, fmt.Errorf("take up messages of %s: %w", o.Topic, err)
+	}
+	w.wg.Add(2)
+	go w.renew()
+	go w.claim(held.Msgs)
+	return w, nil
+}
+
+// Stop ends the worker: handlers are told by their contexts, and Stop returns when
+// all have returned. Messages they did not finish are taken up at the next start.
+func (w *Worker) Stop() {
+	w.stop(ErrStopping)
+	w.wg.Wait()
+}
+
+// Active returns how many messages are in work.
+func (w *Worker) Active() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.active)
+}
+
+func (w *Worker) claim(held []*store.Msg) {
+	defer w.wg.Done()
+	bell, silence := w.o.Store.Bell(w.o.Topic)
+	defer silence()
+	// What was held is more urgent than the limit of slots: its units run already.
+	w.launch(held, false)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for w.ctx.Err() == nil {
+		free := w.acquire()
+		if free == 0 {
+			return
+		}
+		got, err := w.o.Store.Claim(w.ctx, store.ClaimRequest{
+			Topic: w.o.Topic, Owner: w.o.Owner, Lanes: free, PerLane: w.o.PerLane, Lease: w.o.Lease,
+		})
+		used := w.launch(got.Msgs, true)
+		for range free - used {
+			<-w.slots
+		}
+		wait := w.o.Poll
+		switch {
+		case err != nil:
+			if w.ctx.Err() != nil {
+				return
+			}
+			w.o.Logger.Warn("queue claim failed", "topic", w.o.Topic, "err", err)
+		case used == free:
+			continue // there may be more
+		case !got.Next.IsZero():
+			wait = min(wait, max(got.Next.Sub(w.o.Store.Now()), 0))
+		}
+		timer.Reset(wait)
+		select {
+		case <-w.ctx.Done():
+		case <-bell:
+		case <-timer.C:
+		}
+	}
+}
+
+// acquire waits for at least one free slot and takes all that are free. It
+// returns 0 when the worker stops.
+func (w *Worker) acquire() int {
+	select {
+	case w.slots <- struct{}{}:
+	case <-w.ctx.Done():
+		return 0
+	}
+	n := 1
+	for {
+		select {
+		case w.slots <- struct{}{}:
+			n++
+		default:
+			return n
+		}
+	}
+}
+
+// launch starts work on claimed messages, one goroutine a lane, and returns how
+// many there are.
+func (w *Worker) launch(msgs []*store.Msg, slotted bool) int {
+	lanes := 0
+	for len(msgs) > 0 {
+		n := 1
+		for n < len(msgs) && msgs[n].Token == msgs[0].Token {
+			n++
+		}
+		lane := msgs[:n]
+		msgs = msgs[n:]
+		lanes++
+		ctx, cancel := context.WithCancelCause(w.ctx)
+		w.mu.Lock()
+		for _, m := range lane {
+			w.active[m] = cancel
+		}
+		w.mu.Unlock()
+		w.wg.Add(1)
+		go func() {
+			defer w.wg.Done()
+			defer cancel(nil)
+			for i, m := range lane {
+				if !w.work(ctx, m) {
+					w.forget(lane[i:])
+					break
+				}
+				w.forget(lane[i : i+1])
+			}
+			if slotted {
+				<-w.slots
+			}
+		}()
+	}
+	return lanes
+}
+
+func (w *Worker) forget(msgs []*store.Msg) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, m := range msgs {
+		delete(w.active, m)
+	}
+}
+
+// renew extends every lease in one go.
+func (w *Worker) renew() {
+	defer w.wg.Done()
+	tick := time.NewTicker(w.o.Lease / 3)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-w.ctx.Done():
+			return
+		}
+		w.mu.Lock()
+		msgs := make([]*store.Msg, 0, len(w.active))
+		for m := range w.active {
+			msgs = append(msgs, m)
+		}
+		w.mu.Unlock()
+		if len(msgs) == 0 {
+			continue
+		}
+		lost, err := w.o.Store.Extend(w.ctx, msgs, w.o.Lease)
+		if err != nil {
+			if w.ctx.Err() == nil {
+				w.o.Logger.Warn("queue leases not renewed", "topic", w.o.Topic, "err", err)
+			}
+			continue
+		}
+		w.mu.Lock()
+		for _, m := range lost {
+			if cancel := w.active[m]; cancel != nil { // it may have been finished meanwhile
+				cancel(store.ErrLeaseLost)
+			}
+		}
+		w.mu.Unlock()
+	}
+}
+
+// work brings one message to an outcome. It reports whether the next message of
+// the same claim may follow.
+func (w *Worker) work(ctx context.Context, m *store.Msg) bool {
+	if limit := w.o.MaxDeliveries; limit > 0 && m.Attempt-m.Fails > limit {
+		return w.bury(ctx, m, "worker_killer: "+fmt.Sprint(m.Attempt-m.Fails-1)+" deliveries ended without an outcome")
+	}
+	for tries := 0; ; tries++ {
+		c, err := w.call(ctx, m)
+		if err != nil {
+			return w.judge(ctx, m, err)
+		}
+		if c == nil {
+			c = &store.Commit{}
+		}
+		c.Done = m
+		err = w.commit(ctx, c)
+		switch {
+		case err == nil:
+			return true
+		case errors.Is(err, store.ErrConflict) && tries < 10:
+			continue // what the handler read has changed: let it look again
+		case errors.Is(err, store.ErrLeaseLost), w.ctx.Err() != nil:
+			return false
+		}
+		return w.judge(ctx, m, err)
+	}
+}
+
+func (w *Worker) call(ctx context.Context, m *store.Msg) (c *store.Commit, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("the handler panicked: %v", p)
+			w.o.Logger.Error("queue handler panicked", "topic", m.Topic, "key", m.Key, "panic", p, "stack", string(debug.Stack()))
+		}
+	}()
+	return w.o.Handler(ctx, m)
+}
+
+// commit repeats a commit whose outcome is unknown: it carries a message, so
+// that is safe. A refusal after such a repetition may mean that the first one
+// had succeeded; either way the message is no longer ours.
+func (w *Worker) commit(ctx context.Context, c *store.Commit) error {
+	// A commit that is ready is not given up because the worker stops.
+	free := context.WithoutCancel(ctx)
+	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
+		err := w.o.Store.Commit(free, c)
+		if err == nil || errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrLeaseLost) || permanent(err) {
+			return err
+		}
+		w.o.Logger.Warn("queue commit failed, repeating", "topic", w.o.Topic, "err", err)
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func (w *Worker) judge(ctx context.Context, m *store.Msg, err error) bool {
+	if cause := context.Cause(ctx); errors.Is(cause, store.ErrLeaseLost) || errors.Is(err, store.ErrLeaseLost) {
+		w.o.Logger.Info("queue lease lost", "topic", m.Topic, "key", m.Key)
+		return false
+	}
+	var v *verdict
+	if !errors.As(err, &v) {
+		if w.ctx.Err() != nil {
+			return false // it failed because we stop
+		}
+		v = &verdict{verdictRetry, w.o.Backoff(m.Fails + 1), err}
+		if permanent(err) {
+			v.kind = verdictBury
+		}
+	}
+	c := &store.Commit{Delay: v.after, Reason: v.err.Error()}
+	switch {
+	case v.kind == verdictLeave:
+		return false
+	case v.kind == verdictYield:
+		c.Yield = m
+	case v.kind == verdictBury:
+		return w.bury(ctx, m, v.err.Error())
+	case m.Fails+1 >= w.o.MaxFails:
+		return w.bury(ctx, m, fmt.Sprintf("failed %d times: %v", m.Fails+1, v.err))
+	default:
+		c.Retry = m
+		w.o.Logger.Warn("queue message failed", "topic", m.Topic, "key", m.Key, "fails", m.Fails+1, "err", v.err)
+	}
+	if err := w.commit(ctx, c); err != nil && w.ctx.Err() == nil {
+		w.o.Logger.Warn("queue message not returned", "topic", m.Topic, "key", m.Key, "err", err)
+	}
+	return false
+}
+
+func (w *Worker) bury(ctx context.Context, m *store.Msg, reason string) bool {
+	w.o.Logger.Error("queue message buried", "topic", m.Topic, "key", m.Key, "reason", reason)
+	for range 10 {
+		c := &store.Commit{}
+		if w.o.Buried != nil {
+			more, err := w.o.Buried(ctx, m, reason)
+			if err != nil {
+				w.o.Logger.Error("queue burial is incomplete", "topic", m.Topic, "key", m.Key, "err", err)
+			} else if more != nil {
+				c = more
+			}
+		}
+		c.Dead, c.Reason = m, reason
+		err := w.commit(ctx, c)
+		if errors.Is(err, store.ErrConflict) {
+			continue
+		}
+		return err == nil
+	}
+	return false
+}
