@@ -1,0 +1,599 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"cel.dev/cel-go/cel"
+	celast "cel.dev/cel-go/common/ast"
+	"cel.dev/cel-go/common/operators"
+	"cel.dev/cel-go/common/types"
+	"cel.dev/cel-go/common/types/ref"
+	"cel.dev/cel-go/common/types/traits"
+	"cel.dev/cel-go/ext"
+
+	"github.com/waybill-run/waybill"
+)
+
+// Limits of expressions: what a definition may ask of the server that reads and
+// evaluates it.
+const (
+	maxExpr     = 4096            // characters
+	maxExprs    = 50_000          // expressions of one file
+	maxNesting  = 60              // parentheses, calls and operators inside each other
+	maxExprTree = 2_000           // parts after macros are expanded
+	maxCost     = 200_000         // units of CEL's own measure of an evaluation
+	maxTime     = 2 * time.Second // of an evaluation; the cost limit ends nearly all before
+	maxResult   = waybill.MaxInline << 5
+	maxValues   = 100_000 // parts of a result
+)
+
+var errTooLong = errors.New("the result is longer than 1 MiB")
+
+// language returns the one CEL environment of the process. Making it takes
+// milliseconds and memory, so it waits for the first expression; everything in
+// it is dynamic, so that all plans can share it.
+var language = sync.OnceValues(func() (*cel.Env, error) {
+	return cel.NewEnv(
+		cel.Variable("event", cel.DynType),
+		cel.Variable("params", cel.DynType),
+		cel.Variable("run", cel.DynType),
+		cel.Variable("steps", cel.DynType),
+		cel.Variable("vars", cel.DynType),
+		ext.Strings(),
+		cel.CrossTypeNumericComparisons(true),
+		cel.ParserExpressionSizeLimit(maxExpr),
+		cel.ParserRecursionLimit(maxNesting),
+		cel.ExpressionNodeLimit(maxExprTree),
+		cel.Function("format", cel.Overload("format_time_layout", []*cel.Type{cel.DynType, cel.StringType}, cel.StringType,
+			cel.BinaryBinding(formatTime))),
+		cel.Function("json", cel.Overload("json_any", []*cel.Type{cel.DynType}, cel.StringType,
+			cel.UnaryBinding(toJSON))),
+		cel.Function("default", cel.Overload("default_any_any", []*cel.Type{cel.DynType, cel.DynType}, cel.DynType,
+			cel.OverloadIsNonStrict(), cel.BinaryBinding(orDefault))),
+	)
+})
+
+var (
+	roots    = []string{"event", "params", "run", "steps", "vars"}
+	eventHas = []string{"id", "type", "source", "time", "subject", "data", "object"}
+	objHas   = []string{"bucket", "key", "version", "size", "sha256"}
+	runHas   = []string{"id", "pipeline", "version"}
+	stepHas  = []string{"outputs", "status", "exit_code"}
+)
+
+func formatTime(at, layout ref.Val) ref.Val {
+	var t time.Time
+	switch v := at.(type) {
+	case types.Timestamp:
+		t = v.Time
+	case types.String:
+		p, err := time.Parse(time.RFC3339Nano, string(v))
+		if err != nil {
+			return types.NewErr("format: %q is not a time like 2006-01-02T15:04:05Z", clip(string(v)))
+		}
+		t = p
+	default:
+		return types.NewErr("format: expected a time, found %s", at.Type().TypeName())
+	}
+	return types.String(t.Format(string(layout.(types.String))))
+}
+
+func toJSON(v ref.Val) ref.Val {
+	n, err := native(v)
+	if err == nil {
+		var b waybill.Value
+		if b, err = waybill.ValueOf(n); err == nil && len(b) <= maxResult {
+			return types.String(b)
+		} else if err == nil {
+			err = errTooLong
+		}
+	}
+	return types.NewErr("json: %v", err)
+}
+
+// orDefault returns its second argument when the first is null or is missing.
+// Any other failure of the first stays one.
+func orDefault(v, other ref.Val) ref.Val {
+	if types.IsError(v) {
+		if err, ok := v.Value().(error); ok && strings.Contains(err.Error(), noSuchKey) {
+			return other
+		}
+		return v
+	}
+	if v == types.NullValue {
+		return other
+	}
+	return v
+}
+
+const noSuchKey = "no such key"
+
+// expr is a compiled expression with its place.
+type expr struct {
+	src  string
+	file string
+	at   place
+	what string // for messages: "step fetch: run[1]"
+	code *code
+}
+
+// code is what expressions of the same text share.
+type code struct {
+	ast  *cel.Ast
+	once sync.Once
+	prog cel.Program
+	err  error
+}
+
+func (c *code) program() (cel.Program, error) {
+	c.once.Do(func() {
+		env, err := language()
+		if err != nil {
+			c.err = err
+			return
+		}
+		c.prog, c.err = env.Program(c.ast, cel.CostLimit(maxCost), cel.InterruptCheckFrequency(200))
+	})
+	return c.prog, c.err
+}
+
+// eval evaluates the expression to JSON-like Go data.
+func (e *expr) eval(sc *scope) (any, error) {
+	p, err := e.code.program()
+	if err != nil {
+		return nil, e.fail(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), maxTime)
+	defer cancel()
+	out, _, err := p.ContextEval(ctx, sc.activation())
+	if err != nil {
+		return nil, e.fail(err)
+	}
+	v, err := native(out)
+	if err != nil {
+		return nil, e.fail(err)
+	}
+	return v, nil
+}
+
+func (e *expr) fail(err error) error {
+	msg := err.Error()
+	switch {
+	case strings.Contains(msg, "cost limit exceeded"), strings.Contains(msg, "operation interrupted"):
+		msg = "the expression does too much work"
+	case strings.Contains(msg, noSuchKey):
+		msg = "there is no value " + strings.TrimPrefix(msg[strings.Index(msg, noSuchKey)+len(noSuchKey):], ": ") +
+			"; default(value, other) stands in for a missing one"
+	}
+	return &waybill.Error{Kind: waybill.KindInvalid, Op: e.what,
+		Msg: fmt.Sprintf("%s:%d:%d: ${{%s}}: %s", e.file, e.at.line, e.at.col, e.src, msg), Err: err}
+}
+
+// native turns a result into nil, bool, int64, uint64, float64, string, []any or
+// map[string]any. Times and durations become text.
+func native(v ref.Val) (any, error) {
+	left, size := maxValues, maxResult
+	return nativeIn(v, &left, &size, 0)
+}
+
+func nativeIn(v ref.Val, left, size *int, depth int) (any, error) {
+	if *left--; *left < 0 || depth > maxDepth {
+		return nil, errors.New("the result has too many parts")
+	}
+	text := func(s string) (any, error) {
+		if *size -= len(s); *size < 0 {
+			return nil, errTooLong
+		}
+		return s, nil
+	}
+	switch v := v.(type) {
+	case types.Null:
+		return nil, nil
+	case types.Bool:
+		return bool(v), nil
+	case types.Int:
+		return int64(v), nil
+	case types.Uint:
+		return uint64(v), nil
+	case types.Double:
+		f := float64(v)
+		if f != f || f > maxFloat || f < -maxFloat {
+			return nil, errors.New("the result is not a finite number")
+		}
+		return f, nil
+	case types.String:
+		return text(string(v))
+	case types.Bytes:
+		if !utf8.Valid(v) {
+			return nil, errors.New("the result is not UTF-8 text")
+		}
+		return text(string(v))
+	case types.Timestamp:
+		return text(v.UTC().Format(time.RFC3339Nano))
+	case types.Duration:
+		return text(v.Duration.String())
+	case traits.Mapper:
+		m := map[string]any{}
+		for it := v.Iterator(); it.HasNext() == types.True; {
+			k := it.Next()
+			key, ok := k.(types.String)
+			if !ok {
+				return nil, fmt.Errorf("a key of an object must be text, found %s", k.Type().TypeName())
+			}
+			x, err := nativeIn(v.Get(k), left, size, depth+1)
+			if err != nil {
+				return nil, err
+			}
+			if _, err := text(string(key)); err != nil {
+				return nil, err
+			}
+			m[string(key)] = x
+		}
+		return m, nil
+	case traits.Lister:
+		l := []any{}
+		for it := v.Iterator(); it.HasNext() == types.True; {
+			x, err := nativeIn(it.Next(), left, size, depth+1)
+			if err != nil {
+				return nil, err
+			}
+			l = append(l, x)
+		}
+		return l, nil
+	}
+	if err, ok := v.Value().(error); ok && types.IsError(v) {
+		return nil, err
+	}
+	return nil, fmt.Errorf("a result of type %s cannot be used", v.Type().TypeName())
+}
+
+const maxFloat = 1.7976931348623157e308
+
+// where says what an expression may refer to.
+type where struct {
+	what string
+	step *Step // nil among the variables
+}
+
+// compile compiles an expression of a scalar, or returns nil after reporting
+// every mistake in it.
+func (d *document) compile(n *node, p part, w *where) *expr {
+	if d.exprs++; d.exprs > maxExprs {
+		if d.exprs == maxExprs+1 {
+			d.add(p.at, "", "more than %d expressions in one file", maxExprs)
+		}
+		return nil
+	}
+	at := func(chars int) place {
+		off := 0
+		for range max(0, chars) {
+			if off >= len(p.text) {
+				break
+			}
+			_, size := utf8.DecodeRuneInString(p.text[off:])
+			off += size
+		}
+		return d.locate(n).at(p.off + off)
+	}
+	if strings.TrimSpace(p.text) == "" {
+		d.add(p.at, "", "%s: an empty expression", w.what)
+		return nil
+	}
+	if strings.Contains(p.text, "${env:") || strings.Contains(p.text, "${secret:") {
+		d.add(p.at, "give it to a variable first and use that", "%s: ${env:…} and ${secret:…} cannot stand inside ${{ }}", w.what)
+		return nil
+	}
+	c := d.code[p.text]
+	fresh := c == nil
+	if fresh {
+		env, err := language()
+		if err != nil {
+			d.add(p.at, "", "%s: %v", w.what, err)
+			return nil
+		}
+		ast, iss := env.Parse(dashes(p.text))
+		if iss.Err() != nil {
+			d.celError(iss.Errors()[0], p, at, w)
+			return nil
+		}
+		c = &code{ast: ast}
+	}
+	refs := &refs{d: d, w: w, at: at, text: p.text, info: c.ast.NativeRep().SourceInfo()}
+	refs.walk(c.ast.NativeRep().Expr(), nil)
+	if refs.bad {
+		return nil
+	}
+	if fresh {
+		env, _ := language()
+		checked, iss := env.Check(c.ast)
+		if iss.Err() != nil {
+			for _, e := range iss.Errors() {
+				d.celError(e, p, at, w)
+			}
+			return nil
+		}
+		c.ast = checked
+		d.code[p.text] = c
+	}
+	return &expr{src: p.text, file: d.file, at: p.at, what: w.what, code: c}
+}
+
+// celError reports an error of the parser or checker at its place in the file.
+func (d *document) celError(e *cel.Error, p part, at func(int) place, w *where) {
+	msg := strings.TrimPrefix(e.Message, "Syntax error: ")
+	if i := strings.Index(msg, " expecting {"); i >= 0 {
+		msg = msg[:i]
+	}
+	msg = strings.ReplaceAll(msg, "'<EOF>'", "the end of the expression")
+	msg = strings.TrimPrefix(msg, "mismatched input ")
+	msg = strings.Replace(msg, "no viable alternative at input", "unexpected", 1)
+	if msg != strings.TrimPrefix(e.Message, "Syntax error: ") && msg == "the end of the expression" {
+		msg = "unexpected end of the expression"
+	}
+	off, line := 0, e.Location.Line()
+	for ; line > 1; line-- {
+		i := strings.IndexByte(p.text[off:], '\n')
+		if i < 0 {
+			break
+		}
+		off += i + 1
+	}
+	d.add(at(utf8.RuneCountInString(p.text[:off])+e.Location.Column()), "", "%s: expression: %s", w.what, clip(msg))
+}
+
+// dashes rewrites steps.my-step to steps.my_step, of the same length, so that a
+// step's name needs no brackets. It is safe because a step's name never holds _
+// and nothing can be subtracted from a step.
+func dashes(s string) string {
+	const root = "steps."
+	var out []byte
+	for i := 0; i < len(s); {
+		if s[i] == '\'' || s[i] == '"' {
+			i = stringEnd(s, i)
+			continue
+		}
+		if !strings.HasPrefix(s[i:], root) || i > 0 && (s[i-1] == '.' || isWord(s[i-1])) {
+			i++
+			continue
+		}
+		for i += len(root); i < len(s) && (isWord(s[i]) || s[i] == '-'); i++ {
+			if s[i] == '-' && i+1 < len(s) && isWord(s[i+1]) {
+				if out == nil {
+					out = []byte(s)
+				}
+				out[i] = '_'
+			}
+		}
+	}
+	if out == nil {
+		return s
+	}
+	return string(out)
+}
+
+func isWord(c byte) bool {
+	return c == '_' || c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
+}
+
+// refs checks the references of one expression.
+type refs struct {
+	d    *document
+	w    *where
+	at   func(int) place
+	text string
+	info *celast.SourceInfo
+	bad  bool
+}
+
+func (r *refs) problem(off int, hint, format string, args ...any) {
+	r.bad = true
+	r.d.add(r.at(off), hint, "%s: "+format, append([]any{r.w.what}, args...)...)
+}
+
+// seg is one step of a path such as steps.fetch.outputs["rows"].
+type seg struct {
+	name  string
+	off   int
+	known bool // false for an index that is computed
+	dot   bool
+}
+
+func (r *refs) start(e celast.Expr) int {
+	o, _ := r.info.GetOffsetRange(e.ID())
+	return int(o.Start)
+}
+
+// path takes e apart into its root and the segments after it. Computed indexes
+// are returned in rest.
+func (r *refs) path(e celast.Expr) (root celast.Expr, segs []seg, rest []celast.Expr) {
+	for {
+		switch {
+		case e.Kind() == celast.SelectKind:
+			s := e.AsSelect()
+			off := r.start(e) + 1
+			if s.IsTestOnly() {
+				o, _ := r.info.GetOffsetRange(s.Operand().ID())
+				off = int(o.Stop) + 1
+			}
+			segs = append(segs, seg{s.FieldName(), off, true, true})
+			e = s.Operand()
+		case e.Kind() == celast.CallKind && e.AsCall().FunctionName() == operators.Index:
+			args := e.AsCall().Args()
+			g := seg{off: r.start(args[1])}
+			if args[1].Kind() == celast.LiteralKind {
+				if s, ok := args[1].AsLiteral().(types.String); ok {
+					g.name, g.known = string(s), true
+				}
+			} else {
+				rest = append(rest, args[1])
+			}
+			segs = append(segs, g)
+			e = args[0]
+		default:
+			slices.Reverse(segs)
+			return e, segs, rest
+		}
+	}
+}
+
+func (r *refs) walk(e celast.Expr, locals []string) {
+	switch e.Kind() {
+	case celast.IdentKind, celast.SelectKind, celast.CallKind:
+		root, segs, rest := r.path(e)
+		for _, x := range rest {
+			r.walk(x, locals)
+		}
+		switch {
+		case root.Kind() == celast.IdentKind:
+			if name := root.AsIdent(); !slices.Contains(locals, name) {
+				r.check(name, r.start(root), segs)
+			}
+		case root.Kind() == celast.CallKind:
+			c := root.AsCall()
+			if c.IsMemberFunction() {
+				r.walk(c.Target(), locals)
+			}
+			for _, a := range c.Args() {
+				r.walk(a, locals)
+			}
+		default:
+			r.walk(root, locals)
+		}
+	case celast.ListKind:
+		for _, x := range e.AsList().Elements() {
+			r.walk(x, locals)
+		}
+	case celast.MapKind:
+		for _, x := range e.AsMap().Entries() {
+			r.walk(x.AsMapEntry().Key(), locals)
+			r.walk(x.AsMapEntry().Value(), locals)
+		}
+	case celast.StructKind:
+		for _, x := range e.AsStruct().Fields() {
+			r.walk(x.AsStructField().Value(), locals)
+		}
+	case celast.ComprehensionKind:
+		c := e.AsComprehension()
+		r.walk(c.IterRange(), locals)
+		r.walk(c.AccuInit(), locals)
+		inner := append(slices.Clone(locals), c.IterVar(), c.AccuVar())
+		if c.HasIterVar2() {
+			inner = append(inner, c.IterVar2())
+		}
+		r.walk(c.LoopCondition(), inner)
+		r.walk(c.LoopStep(), inner)
+		r.walk(c.Result(), inner)
+	}
+}
+
+var typeNames = []string{"bool", "bytes", "double", "int", "list", "map", "null_type", "string", "type", "uint", "dyn", "google"}
+
+func (r *refs) check(root string, off int, segs []seg) {
+	first := func(i int) (seg, bool) {
+		if i < len(segs) && segs[i].known {
+			return segs[i], true
+		}
+		return seg{}, false
+	}
+	oneOf := func(i int, what string, have []string) {
+		if s, ok := first(i); ok && !slices.Contains(have, s.name) {
+			r.problem(s.off, cmpOr(didYouMean(s.name, have), what+" has "+strings.Join(have, ", ")), "%s has no %s", what, clip(s.name))
+		}
+	}
+	switch root {
+	case "event":
+		oneOf(0, "event", eventHas)
+		if s, ok := first(0); ok && s.name == "object" {
+			oneOf(1, "event.object", objHas)
+		}
+	case "run":
+		oneOf(0, "run", runHas)
+	case "params":
+		if s, ok := first(0); ok && r.d.params[strings.ToLower(s.name)] == "" {
+			r.problem(s.off, didYouMean(s.name, r.d.paramNames), "there is no parameter %s", clip(s.name))
+		}
+	case "vars":
+		if s, ok := first(0); ok {
+			r.variable(s)
+		}
+	case "steps":
+		r.step(off, segs)
+	default:
+		if !slices.Contains(typeNames, root) {
+			r.problem(off, cmpOr(didYouMean(root, roots), "expressions know "+strings.Join(roots, ", ")), "unknown name %s", clip(root))
+		}
+	}
+}
+
+func cmpOr(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+func (r *refs) variable(s seg) {
+	k := strings.ToLower(s.name)
+	if r.w.step == nil && r.d.pending[k] {
+		r.problem(s.off, "variables are set from top to bottom", "variable %s is set below", clip(s.name))
+		return
+	}
+	if r.d.vars[k] != "" || strings.HasPrefix(k, strings.ToLower(r.d.prefix)) {
+		return
+	}
+	r.problem(s.off, didYouMean(s.name, r.d.varNames),
+		"variable %s is not declared under vars and does not begin with %s", clip(s.name), r.d.prefix)
+}
+
+func (r *refs) step(off int, segs []seg) {
+	if r.w.step == nil {
+		r.problem(off, "", "steps cannot be used here: variables are set before the first step")
+		return
+	}
+	if len(segs) == 0 || !segs[0].known {
+		r.problem(off, "write steps.NAME.outputs.NAME", "steps wants the name of a step")
+		return
+	}
+	name := segs[0].name
+	if segs[0].dot {
+		name = strings.ReplaceAll(name, "_", "-")
+	}
+	s := r.d.steps[name]
+	if s == nil {
+		r.problem(segs[0].off, didYouMean(name, r.d.stepNames), "there is no step %s", clip(name))
+		return
+	}
+	if s == r.w.step {
+		r.problem(segs[0].off, "", "a step cannot use its own results")
+		return
+	}
+	if !r.d.upstream(r.w.step, s) {
+		r.problem(segs[0].off, "add it to needs", "step %s does not need step %s, so its results may not be there", r.w.step.Name, name)
+		return
+	}
+	if len(segs) < 2 {
+		r.problem(segs[0].off, "a step has "+strings.Join(stepHas, ", "), "steps.%s cannot be used as a whole", name)
+		return
+	}
+	if !segs[1].known || !slices.Contains(stepHas, segs[1].name) {
+		r.problem(segs[1].off, cmpOr(didYouMean(segs[1].name, stepHas), "a step has "+strings.Join(stepHas, ", ")), "a step has no %s", clip(segs[1].name))
+		return
+	}
+	if segs[1].name != "outputs" || len(segs) < 3 || !segs[2].known {
+		return
+	}
+	if s.output(segs[2].name) == nil && !r.d.badOutputs[s.Name] {
+		var have []string
+		for _, o := range s.Outputs {
+			have = append(have, o.Name)
+		}
+		r.problem(segs[2].off, cmpOr(didYouMean(segs[2].name, have), "declare it under outputs of that step"), "step %s declares no output %s", name, clip(segs[2].name))
+	}
+}

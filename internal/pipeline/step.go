@@ -1,0 +1,439 @@
+package pipeline
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/waybill-run/waybill"
+)
+
+// readSteps reads everything of the steps but their expressions.
+func (d *definition) readSteps(n *node) {
+	firstLine := map[string]int{}
+	needs := []*node{}
+	graph := false
+	for i, x := range n.list {
+		s := d.defaults.step
+		s.Index, s.Line, s.Column, s.file = i, x.at.line, x.at.col, d.file
+		s.Callback, s.check = CallbackOptional, d.opts.Check
+		what := fmt.Sprintf("steps[%d]", i)
+		if !d.object(what, x, stepKeys) {
+			continue
+		}
+		if nm := x.get("name"); nm == nil {
+			d.add(x.at, "add name: my-step", "%s has no name", what)
+			s.Name = what
+		} else {
+			name, ok := d.name(what+".name", nm, maxStepName)
+			if s.Name = name; name == "" {
+				s.Name = what
+			}
+			key := strings.ToLower(name)
+			if line, dup := firstLine[key]; dup && ok {
+				d.add(nm.at, "", "step %s is defined twice; the first is at line %d", name, line)
+			} else {
+				firstLine[key] = nm.at.line
+			}
+		}
+		s.readSimple(d, "step "+s.Name, x)
+		need := x.get("needs")
+		graph = graph || need != nil
+		needs = append(needs, need)
+		d.plan.Steps = append(d.plan.Steps, &s)
+		d.stepNodes = append(d.stepNodes, x)
+		if d.steps[s.Name] == nil {
+			d.steps[s.Name] = &s
+			d.stepNames = append(d.stepNames, s.Name)
+		}
+	}
+	for i, s := range d.plan.Steps {
+		s.Index = i
+		switch {
+		case graph && needs[i] != nil:
+			d.readNeeds(s, needs[i])
+		case !graph && i > 0:
+			s.Needs = []string{d.plan.Steps[i-1].Name}
+		}
+	}
+	if cyclic := d.cycles(needs); cyclic {
+		d.upstream = func(_, _ *Step) bool { return true }
+		return
+	}
+	d.upstream = d.ancestors(graph)
+}
+
+func (s *Step) readSimple(d *definition, what string, n *node) {
+	d.common(what, n, s)
+	if x := n.get("description"); x != nil {
+		s.Description, _ = d.str(what+".description", x)
+	}
+	if x := n.get("heartbeat"); x != nil {
+		if v, ok := d.duration(what+".heartbeat", x); ok {
+			if s.Heartbeat = v; v > s.Timeout {
+				d.add(x.at, "", "%s.heartbeat is longer than the timeout (%s)", what, s.Timeout)
+			}
+		}
+	}
+	if x := n.get("callback"); x != nil {
+		modes := []string{CallbackNone, CallbackOptional, CallbackRequired}
+		if c, ok := d.str(what+".callback", x); ok && slices.Contains(modes, c) {
+			s.Callback = c
+		} else if ok {
+			d.add(x.at, didYouMean(c, modes), "%s.callback: expected one of %s, found %s", what, strings.Join(modes, ", "), clip(c))
+		}
+	}
+	if x := n.get("outputs"); x != nil {
+		before := len(d.list) + d.dropped
+		d.readOutputs(s, what+".outputs", x)
+		d.badOutputs[s.Name] = len(d.list)+d.dropped > before
+	}
+}
+
+func (d *definition) readOutputs(s *Step, what string, n *node) {
+	if n.kind != kindMap {
+		d.wrong(what, "an object", n)
+		return
+	}
+	seen := caseless{}
+	for _, f := range n.fields {
+		if !d.varName("output", f) || !seen.check(d.document, "output", f) {
+			continue
+		}
+		o := Output{Name: f.key}
+		d.readOutput(what+"."+f.key, f.val, &o)
+		s.Outputs = append(s.Outputs, o)
+	}
+}
+
+func (d *definition) readOutput(what string, n *node, o *Output) {
+	if n.kind == kindString {
+		if o.Type = d.valueType(what, n, valueTypes); o.Type == waybill.TypeFile {
+			d.add(n.at, "write {file: path/in/the/step/folder}", "%s: a file output names its file", what)
+		}
+		return
+	}
+	if n.kind != kindMap {
+		d.wrong(what, "a type or {file: path}", n)
+		return
+	}
+	if !d.object(what, n, outputKeys) {
+		return
+	}
+	t, file := n.get("type"), n.get("file")
+	if t != nil {
+		o.Type = d.valueType(what+".type", t, valueTypes)
+	}
+	if x := n.get("optional"); x != nil {
+		o.Optional = d.boolean(what+".optional", x)
+	}
+	if x := n.get("description"); x != nil {
+		d.str(what+".description", x)
+	}
+	switch {
+	case file != nil:
+		if t != nil && o.Type != waybill.TypeFile && o.Type != "" {
+			d.add(t.at, "leave out type", "%s: a file output has the type file", what)
+		}
+		o.Type = waybill.TypeFile
+		if s, ok := d.str(what+".file", file); ok {
+			if why := cleanPath(s); why != "" {
+				d.add(file.at, "", "%s.file: %s, found %s", what, why, clip(s))
+			}
+			o.File = s
+		}
+	case o.Type == waybill.TypeFile:
+		d.add(t.at, "add file: path/in/the/step/folder", "%s: a file output names its file", what)
+	case t == nil:
+		d.add(n.at, "add type: or file:", "%s has no type", what)
+	}
+}
+
+func (d *definition) readNeeds(s *Step, n *node) {
+	what := "step " + s.Name + ".needs"
+	if n.kind != kindList {
+		if n.kind == kindString {
+			d.add(n.at, "write ["+clip(n.text)+"]", "%s: expected a list of step names, found text (%s)", what, clip(n.text))
+		} else {
+			d.wrong(what, "a list of step names", n)
+		}
+		return
+	}
+	seen := make(map[string]bool, len(n.list))
+	for i, x := range n.list {
+		name, ok := d.str(fmt.Sprintf("%s[%d]", what, i), x)
+		switch {
+		case !ok:
+		case d.steps[name] == nil:
+			d.add(x.at, didYouMean(name, d.stepNames), "step %s needs %s, which is not a step", s.Name, clip(name))
+		case name == s.Name:
+			d.add(x.at, "", "step %s needs itself", s.Name)
+		case seen[name]:
+			d.add(x.at, "", "step %s needs %s twice", s.Name, name)
+		default:
+			seen[name] = true
+			s.Needs = append(s.Needs, name)
+		}
+	}
+}
+
+// cycles reports every cycle of needs that a depth-first walk closes.
+func (d *definition) cycles(needs []*node) bool {
+	const (
+		white = iota
+		grey
+		black
+	)
+	color := make([]uint8, len(d.plan.Steps))
+	type frame struct {
+		step *Step
+		next int
+	}
+	found := false
+	for _, root := range d.plan.Steps {
+		if color[root.Index] != white {
+			continue
+		}
+		stack := []frame{{step: root}}
+		color[root.Index] = grey
+		for len(stack) > 0 {
+			top := &stack[len(stack)-1]
+			if top.next == len(top.step.Needs) {
+				color[top.step.Index] = black
+				stack = stack[:len(stack)-1]
+				continue
+			}
+			to := d.steps[top.step.Needs[top.next]]
+			top.next++
+			switch color[to.Index] {
+			case white:
+				color[to.Index] = grey
+				stack = append(stack, frame{step: to})
+			case grey:
+				found = true
+				i := slices.IndexFunc(stack, func(f frame) bool { return f.step == to })
+				var loop []string
+				for _, f := range stack[i:] {
+					loop = append(loop, f.step.Name)
+				}
+				at := place{top.step.Line, top.step.Column}
+				if n := needs[top.step.Index]; n != nil {
+					at = n.at
+				}
+				if len(loop) > 10 {
+					loop = append(loop[:9:9], "…")
+				}
+				d.add(at, "", "steps need each other in a circle: %s → %s", strings.Join(loop, " → "), to.Name)
+			}
+		}
+	}
+	return found
+}
+
+// ancestors returns the test whether a step runs only after another. The sets
+// are made when the first expression asks.
+func (d *definition) ancestors(graph bool) func(s, of *Step) bool {
+	if !graph {
+		return func(s, of *Step) bool { return of.Index < s.Index }
+	}
+	var sets [][]uint64
+	return func(s, of *Step) bool {
+		if slices.Contains(s.Needs, of.Name) {
+			return true
+		}
+		if sets == nil {
+			sets = d.ancestorSets()
+		}
+		return sets[s.Index][of.Index/64]&(1<<(of.Index%64)) != 0
+	}
+}
+
+func (d *definition) ancestorSets() [][]uint64 {
+	n := len(d.plan.Steps)
+	sets := make([][]uint64, n)
+	words := (n + 63) / 64
+	for _, s := range d.plan.order() {
+		set := make([]uint64, words)
+		for _, name := range s.Needs {
+			need := d.steps[name]
+			set[need.Index/64] |= 1 << (need.Index % 64)
+			for i, w := range sets[need.Index] {
+				set[i] |= w
+			}
+		}
+		sets[s.Index] = set
+	}
+	return sets
+}
+
+// order returns the steps so that each comes after all it needs, and otherwise
+// in the order of the file.
+func (p *Plan) order() []*Step {
+	out := make([]*Step, 0, len(p.Steps))
+	for _, level := range p.levels() {
+		out = append(out, level...)
+	}
+	return out
+}
+
+// levels groups the steps by the length of the longest way to them.
+func (p *Plan) levels() [][]*Step {
+	depth := make([]int, len(p.Steps))
+	missing := make([]int, len(p.Steps))
+	after := make([][]*Step, len(p.Steps))
+	var ready []*Step
+	for _, s := range p.Steps {
+		missing[s.Index] = len(s.Needs)
+		for _, n := range s.Needs {
+			i := p.byName[n].Index
+			after[i] = append(after[i], s)
+		}
+		if len(s.Needs) == 0 {
+			ready = append(ready, s)
+		}
+	}
+	deepest := -1
+	for i := 0; i < len(ready); i++ {
+		s := ready[i]
+		deepest = max(deepest, depth[s.Index])
+		for _, t := range after[s.Index] {
+			depth[t.Index] = max(depth[t.Index], depth[s.Index]+1)
+			if missing[t.Index]--; missing[t.Index] == 0 {
+				ready = append(ready, t)
+			}
+		}
+	}
+	levels := make([][]*Step, deepest+1)
+	slices.SortFunc(ready, func(a, b *Step) int { return a.Index - b.Index })
+	for _, s := range ready {
+		levels[depth[s.Index]] = append(levels[depth[s.Index]], s)
+	}
+	return levels
+}
+
+// fill reads the parts of a step that hold expressions.
+func (d *definition) fill(s *Step, n *node) {
+	what := "step " + s.Name
+	fixed, good := true, true
+	before := len(d.list) + d.dropped
+	run := n.get("run")
+	switch {
+	case run == nil:
+		if s.Runner == DefaultRunner {
+			d.add(n.at, `add run: ["./program", "argument"]`, "%s has no run", what)
+			good = false
+		}
+	case run.kind != kindList:
+		hint := ""
+		if run.kind == kindString {
+			hint = fmt.Sprintf("run is never given to a shell; write [%s]", quoteWords(run.text))
+		}
+		d.add(run.at, hint, "%s.run: expected a list of a program and its arguments, found %s", what, run.kind)
+		good = false
+	case len(run.list) == 0:
+		d.add(run.at, "", "%s.run is empty: it begins with the program", what)
+		good = false
+	default:
+		for i, x := range run.list {
+			t := d.scalar(fmt.Sprintf("%s: run[%d]", what, i), x, s)
+			if t == nil {
+				good = false
+				continue
+			}
+			_, ok := t.static()
+			s.args, fixed = append(s.args, t), fixed && ok
+		}
+		if good {
+			if first, ok := s.args[0].static(); ok && first == "" {
+				d.add(run.list[0].at, "", "%s.run: the program is empty", what)
+			}
+		}
+	}
+	if env := n.get("env"); env != nil {
+		d.readEnv(s, what, env)
+	}
+	withFixed := true
+	with := n.get("with")
+	if with != nil {
+		if with.kind != kindMap {
+			d.wrong(what+".with", "an object", with)
+			return
+		}
+		s.with, withFixed = d.tree(with, &where{what: what + ": with", step: s})
+	}
+	s.dynamic = !fixed || !withFixed
+	if s.check == nil || !withFixed || !good || len(d.list)+d.dropped > before {
+		return
+	}
+	d.checkStatic(s, what, n)
+}
+
+// checkStatic asks the runner about a step whose settings are fixed.
+func (d *definition) checkStatic(s *Step, what string, n *node) {
+	args := make([]string, len(s.args))
+	for i, t := range s.args {
+		args[i] = t.source()
+	}
+	b := Built{Args: args}
+	if s.with != nil {
+		raw, err := s.with.json(nil)
+		if err != nil {
+			d.add(n.get("with").at, "", "%s.with: %v", what, err)
+			return
+		}
+		b.With = raw
+	}
+	if err := s.check(s.Runner, b.Args, b.With); err != nil {
+		at := n.at
+		if x := n.get("with"); x != nil {
+			at = x.at
+		} else if x := n.get("run"); x != nil {
+			at = x.at
+		}
+		d.add(at, "", "%s: %v", what, err)
+	}
+}
+
+// scalar compiles a value that becomes text. Numbers and truths stand for the
+// text they are written as.
+func (d *definition) scalar(what string, n *node, s *Step) *template {
+	switch n.kind {
+	case kindString:
+		if strings.ContainsRune(n.text, 0) {
+			d.add(n.at, "", "%s holds a NUL character", what)
+			return nil
+		}
+		return d.template(n, &where{what: what, step: s})
+	case kindBool, kindInt, kindFloat:
+		return &template{parts: []tpart{{text: n.text}}}
+	}
+	d.wrong(what, "text", n)
+	return nil
+}
+
+func (d *definition) readEnv(s *Step, what string, n *node) {
+	if n.kind != kindMap {
+		d.wrong(what+".env", "an object", n)
+		return
+	}
+	for _, f := range n.fields {
+		if !d.varName("environment variable", f) {
+			continue
+		}
+		if t := d.scalar(what+": env."+f.key, f.val, s); t != nil {
+			s.env = append(s.env, envVar{f.key, t})
+		}
+	}
+}
+
+// quoteWords shows a command line as the list it was probably meant to be.
+func quoteWords(s string) string {
+	words := strings.Fields(s)
+	if len(words) > 8 {
+		words = append(words[:8:8], "…")
+	}
+	for i, w := range words {
+		words[i] = fmt.Sprintf("%q", clip(w))
+	}
+	return strings.Join(words, ", ")
+}
