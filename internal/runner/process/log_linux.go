@@ -1,0 +1,117 @@
+package process
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// logFile receives the output of a unit up to a cap.
+type logFile struct {
+	f     *os.File
+	limit int64 // 0 means none
+	total int64 // bytes the unit wrote
+	kept  int64 // of them in the file
+	last  byte  // the last one kept
+	err   error // why nothing is kept any more
+}
+
+func openLog(path string, limit int64) (*logFile, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	return &logFile{f: f, limit: limit, last: '\n'}, nil
+}
+
+func (l *logFile) write(b []byte) {
+	l.total += int64(len(b))
+	if l.limit > 0 {
+		b = b[:min(int64(len(b)), l.limit-l.kept)]
+	}
+	if len(b) == 0 || l.err != nil {
+		return
+	}
+	n, err := l.f.Write(b)
+	l.kept += int64(n)
+	if n > 0 {
+		l.last = b[n-1]
+	}
+	l.err = err
+}
+
+// close ends the log. When some of it was dropped, its last line says so.
+func (l *logFile) close() {
+	if l.total > l.kept && l.err == nil {
+		nl := ""
+		if l.last != '\n' {
+			nl = "\n"
+		}
+		_, l.err = fmt.Fprintf(l.f, "%s[waybill] the log was cut at %d bytes, %d more were dropped\n", nl, l.kept, l.total-l.kept)
+	}
+	if err := l.f.Close(); l.err == nil {
+		l.err = err
+	}
+}
+
+// buffers are as large as a pipe. One is held only while there is something to
+// read, so a thousand silent units need none.
+var buffers = sync.Pool{New: func() any { return new([64 << 10]byte) }}
+
+// copy reads from the pipe until its end or its deadline.
+func (l *logFile) copy(pipe syscall.RawConn) {
+	var end bool
+	read := func(fd uintptr) bool {
+		buf := buffers.Get().(*[64 << 10]byte)
+		defer buffers.Put(buf)
+		n, err := readFD(fd, buf[:])
+		if n > 0 {
+			l.write(buf[:n])
+			return true
+		}
+		if errors.Is(err, unix.EAGAIN) {
+			return false
+		}
+		end = true
+		return true
+	}
+	for !end {
+		if err := pipe.Read(read); err != nil {
+			return
+		}
+	}
+}
+
+// drain reads what is in the pipe now. All writers of the unit are gone; somebody
+// outside its tree who was given the pipe must not keep us here.
+func (l *logFile) drain(pipe syscall.RawConn) {
+	pipe.Control(func(fd uintptr) {
+		left, err := unix.IoctlGetInt(int(fd), unix.TIOCINQ)
+		if err != nil || left == 0 {
+			return
+		}
+		buf := buffers.Get().(*[64 << 10]byte)
+		defer buffers.Put(buf)
+		for left > 0 {
+			n, err := readFD(fd, buf[:min(left, len(buf))])
+			if n <= 0 || err != nil {
+				return
+			}
+			l.write(buf[:n])
+			left -= n
+		}
+	})
+}
+
+func readFD(fd uintptr, b []byte) (int, error) {
+	for {
+		n, err := unix.Read(int(fd), b)
+		if !errors.Is(err, unix.EINTR) {
+			return n, err
+		}
+	}
+}
