@@ -107,7 +107,11 @@ func (d *document) wrong(what, want string, n *node) {
 	if n.text != "" && n.kind < kindMap {
 		found += " (" + clip(n.text) + ")"
 	}
-	d.add(n.at, "", "%s: expected %s, found %s", what, want, found)
+	hint := ""
+	if n.kind == kindMap && len(n.fields) > 0 && strings.Contains(n.fields[0].key, "${{") {
+		hint = "put the expression between quotes: it holds a colon"
+	}
+	d.add(n.at, hint, "%s: expected %s, found %s", what, want, found)
 }
 
 // str reads a text. Numbers and truths are refused, so that a version 1.10 or a
@@ -257,6 +261,15 @@ func fixName(s string, limit int) string {
 		s = strings.Trim(s[:limit], "-")
 	}
 	return s
+}
+
+// stepLabel names a step in messages; one without a usable name is called by its
+// place in the list.
+func stepLabel(name string) string {
+	if strings.HasPrefix(name, "steps[") {
+		return name
+	}
+	return "step " + name
 }
 
 // varName checks a name that becomes an environment variable. Names that begin

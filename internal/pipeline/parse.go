@@ -273,9 +273,12 @@ func (d *definition) readParam(what string, n *node, q *Param) {
 		q.Required = d.boolean(what+".required", x)
 	}
 	if x := n.get("enum"); x != nil {
-		if x.kind != kindList || len(x.list) == 0 {
+		switch {
+		case x.kind != kindList:
 			d.wrong(what+".enum", "a list of values", x)
-		} else {
+		case len(x.list) == 0:
+			d.add(x.at, "", "%s.enum is empty", what)
+		default:
 			for i, y := range x.list {
 				if v := d.constant(fmt.Sprintf("%s.enum[%d]", what, i), y, q.Type); v != nil {
 					q.Enum = append(q.Enum, v)

@@ -36,7 +36,7 @@ func (d *definition) readSteps(n *node) {
 				firstLine[key] = nm.at.line
 			}
 		}
-		s.readSimple(d, "step "+s.Name, x)
+		s.readSimple(d, stepLabel(s.Name), x)
 		need := x.get("needs")
 		graph = graph || need != nil
 		needs = append(needs, need)
@@ -150,7 +150,7 @@ func (d *definition) readOutput(what string, n *node, o *Output) {
 }
 
 func (d *definition) readNeeds(s *Step, n *node) {
-	what := "step " + s.Name + ".needs"
+	what := stepLabel(s.Name) + ".needs"
 	if n.kind != kindList {
 		if n.kind == kindString {
 			d.add(n.at, "write ["+clip(n.text)+"]", "%s: expected a list of step names, found text (%s)", what, clip(n.text))
@@ -313,7 +313,7 @@ func (p *Plan) levels() [][]*Step {
 
 // fill reads the parts of a step that hold expressions.
 func (d *definition) fill(s *Step, n *node) {
-	what := "step " + s.Name
+	what := stepLabel(s.Name)
 	fixed, good := true, true
 	before := len(d.list) + d.dropped
 	run := n.get("run")

@@ -536,8 +536,9 @@ func (l *locator) step(src, text string) {
 }
 
 // clip shortens a text of a user for a message.
-func clip(s string) string {
-	const limit = 60
+func clip(s string) string { return clipTo(s, 60) }
+
+func clipTo(s string, limit int) string {
 	s = strings.ToValidUTF8(s, "?")
 	if len(s) <= limit {
 		return s
