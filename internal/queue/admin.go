@@ -169,12 +169,14 @@ func (a *Admin) Redrive(ctx context.Context, topic string, ids []string, _ waybi
 	return n, a.eachDead(ctx, topic, redrive)
 }
 
-// eachDead calls f for the dead letters of a topic, oldest first.
+// eachDead calls f for the dead letters of a topic, oldest first, that were there
+// when it was called.
 func (a *Admin) eachDead(ctx context.Context, topic string, f func(store.Row) error) error {
-	after := ""
+	after, now := "", a.store.Now().UnixMilli()
 	for {
 		page, err := a.store.Query(ctx, store.Query{
-			Table: store.DeadTable, Where: []store.Where{{Column: "topic", Op: store.Eq, Value: topic}},
+			Table: store.DeadTable,
+			Where: []store.Where{{Column: "topic", Op: store.Eq, Value: topic}, {Column: "dead_at", Op: store.Le, Value: now}},
 			Order: "dead_at", Limit: 500, After: after,
 		})
 		if err != nil {

@@ -50,14 +50,14 @@ type Options struct {
 
 // Worker claims and handles messages of one topic until it is stopped.
 type Worker struct {
-	o       Options
-	slots   chan struct{}
-	mu      sync.Mutex
-	active  map[*store.Msg]context.CancelCauseFunc
-	wg      sync.WaitGroup
-	stop    context.CancelCauseFunc
-	ctx     context.Context
-	started chan struct{}
+	o     Options
+	slots chan struct{} // holds one value for each slot in use
+	ctx   context.Context
+	stop  context.CancelCauseFunc
+	wg    sync.WaitGroup
+
+	mu     sync.Mutex
+	active map[*store.Msg]context.CancelCauseFunc
 }
 
 // Backoff is the default wait after a number of failures: 0.5 s, doubled each

@@ -94,9 +94,9 @@ type Put struct {
 	Val   []byte
 }
 
-// Send queues a message. Key orders it (see Lanes). Delay counts from the commit
-// and holds the message when its lane is empty; behind other messages it waits
-// for its turn instead, so a timer has a key of its own. Priority belongs to the lane: the highest of the messages sent to it
+// Send queues a message. Key orders it (see Lanes). Delay counts from the commit;
+// a message that is not due holds up those behind it in its lane, so a timer has
+// a key of its own. Priority belongs to the lane: the highest of the messages sent to it
 // since it was last empty. One step of priority is worth [PriorityAge] of
 // waiting, so that no lane starves.
 type Send struct {

@@ -3,12 +3,11 @@ package sqlite
 import (
 	"context"
 	"database/sql/driver"
-	"slices"
+	"encoding/json"
 	"strconv"
 	"strings"
 	"time"
-
-	"encoding/json"
+	"unicode/utf8"
 
 	"github.com/waybill-run/waybill"
 	"github.com/waybill-run/waybill/internal/store"
@@ -56,8 +55,8 @@ func (s *Store) prepare(c *store.Commit) (*prepared, error) {
 		}
 	}
 	for _, x := range c.Sends {
-		if x.Topic == "" || x.Key == "" {
-			return nil, waybill.E(waybill.KindInvalid, "commit: a message without topic or key")
+		if x.Topic == "" || x.Key == "" || !utf8.ValidString(x.Key) || strings.IndexByte(x.Key, 0) >= 0 {
+			return nil, waybill.E(waybill.KindInvalid, "commit: a message with a bad topic or key")
 		}
 	}
 	if m := c.Dead; m != nil {
@@ -85,8 +84,8 @@ func (p *prepared) add(s *Store, x *store.Put) error {
 	if err != nil {
 		return err
 	}
-	if x.Key == "" || x.Rev < store.AnyRev {
-		return waybill.E(waybill.KindInvalid, "commit: a row of table %s without key or with a bad revision", x.Table)
+	if x.Key == "" || !utf8.ValidString(x.Key) || strings.IndexByte(x.Key, 0) >= 0 || x.Rev < store.AnyRev {
+		return waybill.E(waybill.KindInvalid, "commit: a row of table %s with a bad key or revision", x.Table)
 	}
 	for _, y := range p.puts {
 		if y.Key == x.Key && y.Table == x.Table {
@@ -154,10 +153,10 @@ func (p *prepared) run(w *writer) error {
 		}
 	case p.Retry != nil:
 		head.fails++
-		w.release(head, p.Delay)
+		w.release(head, w.after(p.Delay))
 	case p.Yield != nil:
 		head.attempt--
-		w.release(head, p.Delay)
+		w.release(head, w.after(p.Delay))
 	}
 	for i := range p.Sends {
 		if err := w.send(p.tenant, &p.Sends[i]); err != nil {
@@ -247,13 +246,8 @@ func text(v driver.Value) string {
 }
 
 func blob(v driver.Value) []byte {
-	switch v := v.(type) {
-	case []byte:
-		return slices.Clone(v)
-	case string:
-		return []byte(v)
-	}
-	return []byte{}
+	b, _ := v.([]byte)
+	return append([]byte{}, b...) // never nil: nil would be stored as NULL
 }
 
 func micros(us int64) time.Time {

@@ -182,14 +182,17 @@ func (w *writer) flushLanes() error {
 	return nil
 }
 
-// setReady makes a lane claimable after a delay.
-func (w *writer) setReady(l *lane, delay time.Duration) {
-	l.readyAt = w.now + max(delay, 0).Microseconds()
-	l.ready = delay <= 0
+// setReady makes a lane claimable at an instant.
+func (w *writer) setReady(l *lane, at int64) {
+	l.readyAt = max(at, w.now)
+	l.ready = at <= w.now
 	if l.ready {
 		l.rank = rank(l.readyAt, l.prio)
 	}
 }
+
+// after is the instant a delay from now.
+func (w *writer) after(delay time.Duration) int64 { return w.now + max(delay, 0).Microseconds() }
 
 func rank(readyAt int64, prio int) int64 {
 	return readyAt - int64(prio)*store.PriorityAge.Microseconds()
@@ -210,7 +213,7 @@ func (w *writer) send(tenant string, x *store.Send) error {
 		// What was there before may still have a row; it is taken over.
 		*l = lane{queue: l.queue, id: l.id, key: l.key, dirty: l.dirty, prio: x.Priority, n: 1, tail: 1, sentAt: w.now, body: body}
 		w.laneBytes += len(body)
-		w.setReady(l, x.Delay)
+		w.setReady(l, w.after(x.Delay))
 		w.touch(l)
 		return nil
 	}
@@ -228,7 +231,7 @@ func (w *writer) send(tenant string, x *store.Send) error {
 			return err
 		}
 	}
-	_, err = w.exec(`INSERT INTO msg (lane, seq, sent_at, body) VALUES (?,?,?,?)`, l.id, l.tail, w.now, body)
+	_, err = w.exec(`INSERT INTO msg (lane, seq, ready_at, sent_at, body) VALUES (?,?,?,?,?)`, l.id, l.tail, w.after(x.Delay), w.now, body)
 	return err
 }
 
@@ -238,9 +241,10 @@ func (w *writer) finish(l *lane) error {
 	l.n--
 	l.held--
 	l.fails = 0
+	due := w.now
 	if l.n > 0 {
-		if err := w.query(`SELECT sent_at, body FROM msg WHERE lane=? AND seq=?`, []any{l.id, l.head()}, func(v []driver.Value) error {
-			l.sentAt, l.body = v[0].(int64), blob(v[1])
+		if err := w.query(`SELECT ready_at, sent_at, body FROM msg WHERE lane=? AND seq=?`, []any{l.id, l.head()}, func(v []driver.Value) error {
+			due, l.sentAt, l.body = v[0].(int64), v[1].(int64), blob(v[2])
 			return nil
 		}); err != nil {
 			return err
@@ -255,14 +259,14 @@ func (w *writer) finish(l *lane) error {
 		return nil
 	}
 	l.attempt = 0
-	w.release(l, 0)
+	w.release(l, due)
 	return nil
 }
 
-// release gives a claimed lane back.
-func (w *writer) release(l *lane, delay time.Duration) {
+// release gives a claimed lane back, to be claimed again from an instant on.
+func (w *writer) release(l *lane, at int64) {
 	l.token, l.owner, l.held = "", "", 0
-	w.setReady(l, delay)
+	w.setReady(l, at)
 	w.touch(l)
 	if l.n > 0 {
 		w.rings[l.topic] = true
@@ -322,6 +326,9 @@ func (w *writer) pick(r store.ClaimRequest, got *store.Claimed) ([]*lane, error)
 			if err = w.promote(q); err == nil {
 				err = w.query(`SELECT id FROM lane WHERE topic=? AND rank IS NOT NULL ORDER BY rank`, []any{q.id}, best)
 			}
+			if err == nil && len(ids) == 0 {
+				err = w.setDue(q)
+			}
 			due = min(due, w.due[q.id])
 		}
 		if err != nil {
@@ -360,6 +367,11 @@ func (w *writer) promote(q *queue) error {
 	if err != nil {
 		return err
 	}
+	return w.setDue(q)
+}
+
+// setDue finds out when the queue's next waiting lane becomes ready.
+func (w *writer) setDue(q *queue) error {
 	w.due[q.id] = math.MaxInt64
 	return w.query(`SELECT ready_at FROM lane WHERE topic=? AND rank IS NULL ORDER BY ready_at`, []any{q.id}, func(v []driver.Value) error {
 		w.due[q.id] = v[0].(int64)
@@ -383,10 +395,13 @@ func (w *writer) take(l *lane, r store.ClaimRequest, msgs []*store.Msg) ([]*stor
 	if r.PerLane <= 1 || l.n == 1 {
 		return msgs, nil
 	}
-	return msgs, w.query(`SELECT seq, sent_at, body FROM msg WHERE lane=? AND seq>? AND seq<? ORDER BY seq`,
+	return msgs, w.query(`SELECT ready_at, seq, sent_at, body FROM msg WHERE lane=? AND seq>? AND seq<? ORDER BY seq`,
 		[]any{l.id, first.Seq, first.Seq + int64(r.PerLane)}, func(v []driver.Value) error {
+			if v[0].(int64) > w.now {
+				return errEnough
+			}
 			m := first
-			m.Seq, m.SentAt, m.Body, m.Attempt, m.Fails = v[0].(int64), micros(v[1].(int64)), blob(v[2]), 1, 0
+			m.Seq, m.SentAt, m.Body, m.Attempt, m.Fails = v[1].(int64), micros(v[2].(int64)), blob(v[3]), 1, 0
 			msgs = append(msgs, &m)
 			l.held++
 			return nil

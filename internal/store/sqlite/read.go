@@ -73,11 +73,21 @@ func (s *Store) rows(ctx context.Context, q string, args []any) ([]store.Row, er
 
 // position is where a page of a query ended.
 type position struct {
+	List   string `json:"l"`           // which order it is a position in
 	Null   bool   `json:"z,omitempty"` // among the rows whose sort column has no value
 	Text   string `json:"t,omitempty"`
 	Int    int64  `json:"i,omitempty"`
 	Tenant string `json:"n,omitempty"` // with every tenant
 	Key    string `json:"k"`
+}
+
+// list names an order of a table; a cursor is worth nothing in another.
+func list(q store.Query) string {
+	dir := "+"
+	if q.Desc {
+		dir = "-"
+	}
+	return q.Table + dir + q.Order
 }
 
 func (p position) encode() string {
@@ -115,7 +125,7 @@ func (s *Store) Query(ctx context.Context, q store.Query) (store.Page, error) {
 	if q.After != "" {
 		after = &position{}
 		b, err := base64.RawURLEncoding.DecodeString(q.After)
-		if err != nil || json.Unmarshal(b, after) != nil {
+		if err != nil || json.Unmarshal(b, after) != nil || after.List != list(q) {
 			return store.Page{}, waybill.E(waybill.KindInvalid, "the cursor is not one of this list")
 		}
 	}
@@ -206,7 +216,7 @@ func (s *Store) segment(ctx context.Context, t *table, q store.Query, kind store
 	var last []position
 	for rows.Next() {
 		var r store.Row
-		p := position{Null: null}
+		p := position{List: list(q), Null: null}
 		var txt sql.NullString
 		var num sql.NullInt64
 		dest := any(&txt)
@@ -250,15 +260,19 @@ func conditions(t *store.Table, q store.Query) (conds []string, args []any, err 
 		conds, args = append(conds, "tenant=?"), append(args, tenantOf(q.Tenant))
 	}
 	for _, w := range q.Where {
-		if _, ok := columnType(t, w.Column); !ok {
+		kind, ok := columnType(t, w.Column)
+		if !ok {
 			return nil, nil, unknownColumn(t, w.Column)
+		}
+		if !fits(kind, w) {
+			return nil, nil, waybill.E(waybill.KindInvalid, "store: column %s cannot be compared by %s with %T", w.Column, w.Op, w.Value)
 		}
 		col := column(w.Column)
 		switch w.Op {
 		case store.Eq, store.Lt, store.Le, store.Gt, store.Ge:
 			conds, args = append(conds, col+string(w.Op)+"?"), append(args, scalar(w.Value))
 		case store.Ne:
-			conds, args = append(conds, "("+col+"<>? OR "+col+" IS NULL)"), append(args, scalar(w.Value))
+			conds, args = append(conds, col+"<>?"), append(args, scalar(w.Value))
 		case store.In:
 			var list []any
 			switch v := w.Value.(type) {
@@ -270,16 +284,11 @@ func conditions(t *store.Table, q store.Query) (conds []string, args []any, err 
 				for _, x := range v {
 					list = append(list, x)
 				}
-			default:
-				return nil, nil, waybill.E(waybill.KindInvalid, "store: In wants a list")
 			}
 			conds = append(conds, col+" IN ("+strings.TrimSuffix(strings.Repeat("?,", len(list)), ",")+")")
 			args = append(args, list...)
 		case store.Prefix:
-			p, ok := w.Value.(string)
-			if !ok {
-				return nil, nil, waybill.E(waybill.KindInvalid, "store: Prefix wants text")
-			}
+			p, _ := w.Value.(string)
 			conds, args = append(conds, col+">=?"), append(args, p)
 			if end := prefixEnd(p); end != "" {
 				conds, args = append(conds, col+"<?"), append(args, end)
@@ -289,6 +298,21 @@ func conditions(t *store.Table, q store.Query) (conds []string, args []any, err 
 		}
 	}
 	return conds, args, nil
+}
+
+// fits reports whether the value of a condition is of its column's type.
+func fits(kind store.Type, w store.Where) bool {
+	switch w.Value.(type) {
+	case string:
+		return kind == store.Text && w.Op != store.In
+	case int64, bool:
+		return kind == store.Int && w.Op != store.In && w.Op != store.Prefix
+	case []string:
+		return kind == store.Text && w.Op == store.In
+	case []int64:
+		return kind == store.Int && w.Op == store.In
+	}
+	return false
 }
 
 func scalar(v any) any {

@@ -23,7 +23,7 @@ CREATE INDEX lane_waiting ON lane (topic, ready_at) WHERE rank IS NULL;
 CREATE INDEX lane_ready ON lane (topic, rank) WHERE rank IS NOT NULL;
 
 CREATE TABLE msg (
-  lane INTEGER NOT NULL, seq INTEGER NOT NULL,
+  lane INTEGER NOT NULL, seq INTEGER NOT NULL, ready_at INTEGER NOT NULL,
   sent_at INTEGER NOT NULL, body BLOB NOT NULL,
   PRIMARY KEY (lane, seq)
 ) WITHOUT ROWID;
