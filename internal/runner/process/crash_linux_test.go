@@ -45,7 +45,7 @@ func crashSpec(work string, i int) runner.Spec {
 		panic(err)
 	}
 	return runner.Spec{
-		Unit: unit, Args: []string{"/bin/sh", "-c", "echo " + unit + " >> ../executed; sleep 0.1; exit " + strconv.Itoa(i%5)},
+		Unit: unit, Args: []string{"/bin/sh", "-c", "echo " + unit + " >> ../executed; sleep 0.03; exit " + strconv.Itoa(i%5)},
 		Env: []string{"PATH=/usr/bin:/bin"}, Dir: dir, Log: filepath.Join(dir, "log"),
 	}
 }
@@ -69,8 +69,11 @@ func TestServerIsKilled(t *testing.T) {
 				cmd.Wait()
 			}
 			r, _ := newRunner(t, setup{dir: dir})
-			for i := range serverUnits {
-				h := mustStart(t, r, crashSpec(work, i))
+			handles := make([]runner.Handle, serverUnits)
+			for i := range handles {
+				handles[i] = mustStart(t, r, crashSpec(work, i))
+			}
+			for i, h := range handles {
 				if e := mustWait(t, r, h); e.Code != i%5 || e.Reason != "" {
 					t.Errorf("unit %d: exit = %+v, want code %d", i, e, i%5)
 				}
@@ -148,7 +151,7 @@ func TestSupervisorIsKilled(t *testing.T) {
 
 func TestSupervisorIsKilledWhileStarting(t *testing.T) {
 	t.Parallel()
-	for seed := range uint64(4) {
+	for seed := range uint64(3) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			rnd := rand.New(rand.NewPCG(seed, 2))
@@ -162,7 +165,7 @@ func TestSupervisorIsKilledWhileStarting(t *testing.T) {
 					select {
 					case <-stop:
 						return
-					case <-time.After(time.Duration(20+rnd.IntN(150)) * time.Millisecond):
+					case <-time.After(time.Duration(20+rnd.IntN(100)) * time.Millisecond):
 						if pid := supervisorPID(t, dir); pid != 0 {
 							unix.Kill(pid, unix.SIGKILL)
 						}
