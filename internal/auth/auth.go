@@ -209,7 +209,7 @@ func (a *Tokens) AuthenticateToken(ctx context.Context, secret string) (waybill.
 	if err != nil {
 		return waybill.Principal{}, err
 	}
-	// The hash is compared even when there is no such token, in constant time.
+	// Comparing hashes in constant time tells nothing about the secret.
 	same := subtle.ConstantTimeCompare([]byte(hash(secret)), []byte(t.Hash)) == 1
 	if !same || !usable(t, a.now()) {
 		return waybill.Principal{}, refused()

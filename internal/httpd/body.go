@@ -119,14 +119,14 @@ func checkJSON(b []byte, strange waybill.Kind) error {
 		isName bool
 	}
 	var stack []*object // nil for a list
-	names := 0
+	names, whole := 0, false
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.UseNumber()
 	for {
 		tok, err := d.Token()
 		if err == io.EOF {
-			if names == 0 && len(bytes.TrimSpace(b)) == 0 {
-				return waybill.E(waybill.KindMalformed, "the body is empty, want JSON")
+			if !whole {
+				return waybill.E(waybill.KindMalformed, "the JSON ends early")
 			}
 			return nil
 		}
@@ -164,7 +164,7 @@ func checkJSON(b []byte, strange waybill.Kind) error {
 			if len(stack) > 0 && stack[len(stack)-1] != nil {
 				stack[len(stack)-1].isName = true
 			}
-			if len(stack) == 0 {
+			if whole = len(stack) == 0; whole {
 				if rest := bytes.TrimSpace(b[d.InputOffset():]); len(rest) > 0 {
 					return waybill.E(waybill.KindMalformed, "text follows the JSON at byte %d", d.InputOffset())
 				}
