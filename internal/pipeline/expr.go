@@ -281,6 +281,9 @@ func (d *document) compile(n *node, p part, w *where) *expr {
 		return nil
 	}
 	at := func(chars int) place {
+		if d.full() {
+			return p.at
+		}
 		off := 0
 		for range max(0, chars) {
 			if off >= len(p.text) {

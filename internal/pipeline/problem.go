@@ -73,8 +73,12 @@ type report struct {
 	dropped int
 }
 
+// full reports that further problems are only counted, so that the work to say
+// more about them can be saved.
+func (r *report) full() bool { return len(r.list) >= maxProblems }
+
 func (r *report) add(at place, hint, format string, args ...any) {
-	if len(r.list) >= maxProblems {
+	if r.full() {
 		r.dropped++
 		return
 	}

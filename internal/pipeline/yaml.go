@@ -3,6 +3,7 @@ package pipeline
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -92,6 +93,7 @@ type document struct {
 	scopeOf
 	src     string // with \n line ends and without byte order mark
 	lines   []int  // offset of each line
+	chars   []int  // characters before every block of blockSize bytes
 	anchors map[string]ast.Node
 	open    map[string]bool // anchors being expanded
 	nodes   int
@@ -113,6 +115,7 @@ func load(src []byte, r *report) (*document, *node) {
 			d.lines = append(d.lines, i+1)
 		}
 	}
+	d.countChars()
 	if at, why := d.badText(); why != "" {
 		r.add(at, "", "%s", why)
 		return d, nil
@@ -418,16 +421,40 @@ func (d *document) mapping(out *node, values []*ast.MappingValueNode, depth int)
 	}
 }
 
-func (d *document) placeAt(off int) place {
-	lo, hi := 0, len(d.lines)
-	for hi-lo > 1 {
-		if mid := (lo + hi) / 2; d.lines[mid] <= off {
-			lo = mid
-		} else {
-			hi = mid
+// blockSize is a compromise between the size of the table and the work to find
+// a place. Without a table a file of one long line would cost its square.
+const blockSize = 256
+
+func (d *document) countChars() {
+	n := 0
+	for i := range len(d.src) {
+		if i%blockSize == 0 {
+			d.chars = append(d.chars, n)
+		}
+		if utf8.RuneStart(d.src[i]) {
+			n++
 		}
 	}
-	return place{lo + 1, utf8.RuneCountInString(d.src[d.lines[lo]:off]) + 1}
+	d.chars = append(d.chars, n)
+}
+
+// char returns how many characters are before a byte.
+func (d *document) char(off int) int {
+	n := d.chars[off/blockSize]
+	for i := off / blockSize * blockSize; i < off; i++ {
+		if utf8.RuneStart(d.src[i]) {
+			n++
+		}
+	}
+	return n
+}
+
+func (d *document) placeAt(off int) place {
+	i, found := slices.BinarySearch(d.lines, off)
+	if !found {
+		i--
+	}
+	return place{i + 1, d.char(off) - d.char(d.lines[i]) + 1}
 }
 
 // offset is the inverse of placeAt.
@@ -435,15 +462,21 @@ func (d *document) offset(p place) int {
 	if p.line < 1 || p.line > len(d.lines) {
 		return len(d.src)
 	}
-	off := d.lines[p.line-1]
-	for range p.col - 1 {
-		if off >= len(d.src) {
-			break
-		}
-		_, size := utf8.DecodeRuneInString(d.src[off:])
-		off += size
+	want := d.char(d.lines[p.line-1]) + p.col - 1
+	block, found := slices.BinarySearch(d.chars, want)
+	if !found {
+		block--
 	}
-	return off
+	n := d.chars[block]
+	for i := block * blockSize; i < len(d.src); i++ {
+		if utf8.RuneStart(d.src[i]) {
+			if n == want {
+				return i
+			}
+			n++
+		}
+	}
+	return len(d.src)
 }
 
 // locator finds the places of bytes of a scalar's value in the file, which
