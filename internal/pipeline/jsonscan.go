@@ -3,7 +3,6 @@ package pipeline
 import (
 	"bytes"
 	"hash/maphash"
-	"strconv"
 	"unicode/utf16"
 	"unicode/utf8"
 
@@ -211,8 +210,21 @@ func hex4(b []byte) (rune, bool) {
 	if len(b) < 4 {
 		return 0, false
 	}
-	n, err := strconv.ParseUint(string(b[:4]), 16, 16)
-	return rune(n), err == nil && b[0] != '+' && b[0] != '-'
+	var r rune
+	for _, c := range b[:4] {
+		switch {
+		case c >= '0' && c <= '9':
+			c -= '0'
+		case c >= 'a' && c <= 'f':
+			c -= 'a' - 10
+		case c >= 'A' && c <= 'F':
+			c -= 'A' - 10
+		default:
+			return 0, false
+		}
+		r = r<<4 | rune(c)
+	}
+	return r, true
 }
 
 // unescape returns the text of a scanned string, valid until the next call.
