@@ -1,0 +1,285 @@
+package postgres
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/waybill-run/waybill/internal/store"
+)
+
+// promoteMost is how many waiting lanes one claim makes ready at most.
+const promoteMost = 1000
+
+const (
+	// promote makes the lanes ready whose instant has come.
+	promote = `UPDATE lane l SET rank = l.ready_at - l.prio * $4::bigint FROM (
+			SELECT topic, tenant, key FROM lane WHERE topic = $1 AND rank IS NULL AND ready_at <= $2 ORDER BY ready_at LIMIT $3 FOR UPDATE SKIP LOCKED
+		) w WHERE l.topic = w.topic AND l.tenant = w.tenant AND l.key = w.key`
+
+	take = `UPDATE lane l SET rank = NULL, ready_at = $3, token = $4, owner = $5, attempt = l.attempt + 1, held = least(l.n, $6::bigint) FROM (
+			SELECT topic, tenant, key, rank FROM lane WHERE topic = $1 AND rank IS NOT NULL ORDER BY rank LIMIT $2 FOR UPDATE SKIP LOCKED
+		) w WHERE l.topic = w.topic AND l.tenant = w.tenant AND l.key = w.key AND NOT EXISTS (SELECT FROM topic t WHERE t.topic = $1 AND t.paused)
+		RETURNING l.tenant, l.key, w.rank, l.prio, l.attempt, l.fails, l.tail - l.n + 1, l.held, l.due`
+
+	retake = `UPDATE lane l SET rank = NULL, ready_at = $2, token = $3, owner = $4, held = least(l.n, $5::bigint) FROM (
+			SELECT topic, tenant, key, ready_at FROM lane WHERE topic = $1 AND owner = $4 AND token <> '' ORDER BY topic, tenant, key FOR UPDATE
+		) w WHERE l.topic = w.topic AND l.tenant = w.tenant AND l.key = w.key
+		RETURNING l.tenant, l.key, w.ready_at, l.prio, l.attempt, l.fails, l.tail - l.n + 1, l.held, l.due`
+)
+
+// taken is a lane that a claim has just locked and stamped.
+type taken struct {
+	tenant, key    string
+	rank           int64
+	prio           int32
+	attempt, fails int32
+	head, held     int64
+	due            int64
+	msgs           []*store.Msg
+	until          int64 // its head is not due before
+}
+
+// Claim implements store.Store.
+func (s *Store) Claim(ctx context.Context, r store.ClaimRequest) (store.Claimed, error) {
+	var got store.Claimed
+	for {
+		deferred, err := s.claim(ctx, r, &got)
+		if err != nil {
+			// Lanes of a round before are ours, but nobody would know.
+			return store.Claimed{}, s.failed(ctx, "claim "+r.Topic, err)
+		}
+		if deferred == 0 || r.Reclaim {
+			return got, nil
+		}
+		// Lanes whose new head is not due yet have stood in the way of others.
+		r.Lanes = deferred
+	}
+}
+
+func (s *Store) claim(ctx context.Context, r store.ClaimRequest, got *store.Claimed) (deferred int, err error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	if !plain(r.Topic) || !plain(r.Owner) || r.Lanes <= 0 && !r.Reclaim {
+		return 0, nil
+	}
+	now := s.now()
+	per := int64(max(1, r.PerLane))
+	token := newToken()
+	conn, err := s.work.Acquire(ctx)
+	if err != nil {
+		return 0, err
+	}
+	// A claim whose context has ended closes its connection, which undoes it.
+	defer conn.Release()
+
+	var lanes []*taken
+	var next *int64
+	collect := func(rows pgx.Rows) error {
+		var t taken
+		_, err := pgx.ForEachRow(rows, []any{&t.tenant, &t.key, &t.rank, &t.prio, &t.attempt, &t.fails, &t.head, &t.held, &t.due}, func() error {
+			c := t
+			lanes = append(lanes, &c)
+			return nil
+		})
+		return err
+	}
+	until := now + r.Lease.Microseconds()
+	b := &pgx.Batch{}
+	b.Queue("BEGIN")
+	if r.Reclaim {
+		b.Queue(retake, r.Topic, until, token, r.Owner, per).Query(collect)
+	} else {
+		b.Queue("SELECT EXISTS (SELECT FROM topic WHERE topic = $1 AND paused)", r.Topic).QueryRow(func(row pgx.Row) error { return row.Scan(&got.Paused) })
+		b.Queue(promote, r.Topic, now, promoteMost, store.PriorityAge.Microseconds())
+		b.Queue(take, r.Topic, min(r.Lanes, math.MaxInt32), until, token, r.Owner, per).Query(collect)
+		b.Queue("SELECT min(ready_at) FROM lane WHERE topic = $1 AND rank IS NULL AND ready_at > $2", r.Topic, now).
+			QueryRow(func(row pgx.Row) error { return row.Scan(&next) })
+	}
+	if err := conn.SendBatch(ctx, b).Close(); err != nil {
+		return 0, undo(conn.Conn(), err)
+	}
+	slices.SortStableFunc(lanes, func(a, b *taken) int { return int(max(-1, min(1, a.rank-b.rank))) })
+
+	// The heads are read by another statement: one that began before the lanes
+	// were locked might see older messages than they hold.
+	b = &pgx.Batch{}
+	wait := false
+	if len(lanes) > 0 {
+		wait = slices.ContainsFunc(lanes, func(t *taken) bool { return t.due > now })
+		s.readMsgs(b, lanes, r, now, token)
+	}
+	if !wait {
+		if per > 1 && !r.Reclaim {
+			countExtra(b, r.Topic, lanes)
+		}
+		b.Queue("COMMIT")
+	}
+	if err := conn.SendBatch(ctx, b).Close(); err != nil {
+		return 0, undo(conn.Conn(), err)
+	}
+	if wait {
+		b = &pgx.Batch{}
+		deferred = s.giveBack(b, r, lanes)
+		lanes = slices.DeleteFunc(lanes, func(t *taken) bool { return len(t.msgs) == 0 })
+		if per > 1 && !r.Reclaim {
+			countExtra(b, r.Topic, lanes)
+		}
+		b.Queue("COMMIT")
+		if err := conn.SendBatch(ctx, b).Close(); err != nil {
+			return 0, undo(conn.Conn(), err)
+		}
+	}
+	for _, t := range lanes {
+		got.Msgs = append(got.Msgs, t.msgs...)
+	}
+	if next != nil && !got.Paused && (got.Next.IsZero() || *next < got.Next.UnixMicro()) {
+		got.Next = micros(*next)
+	}
+	return deferred, nil
+}
+
+// undo rolls back on a connection that is still good.
+func undo(conn *pgx.Conn, err error) error {
+	if !conn.IsClosed() {
+		ctx, cancel := context.WithTimeout(context.Background(), groupTimeout)
+		defer cancel()
+		if _, rerr := conn.Exec(ctx, "ROLLBACK"); rerr != nil {
+			_ = conn.Close(ctx) // the pool makes a new one
+		}
+	}
+	return err
+}
+
+func (s *Store) readMsgs(b *pgx.Batch, lanes []*taken, r store.ClaimRequest, now int64, token string) {
+	tenants, keys := make([]string, len(lanes)), make([]string, len(lanes))
+	heads, ends := make([]int64, len(lanes)), make([]int64, len(lanes))
+	for i, t := range lanes {
+		tenants[i], keys[i], heads[i], ends[i] = t.tenant, t.key, t.head, t.head+t.held
+	}
+	b.Queue(`SELECT u.i, m.seq, m.sent_at, m.due, m.extra, m.body
+		FROM unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[]) WITH ORDINALITY AS u(tenant, key, head, past, i)
+		JOIN msg m ON m.topic = $1 AND m.tenant = u.tenant AND m.key = u.key AND m.seq >= u.head AND m.seq < u.past
+		ORDER BY u.i, m.seq`, r.Topic, tenants, keys, heads, ends).Query(func(rows pgx.Rows) error {
+		var i, seq, sent, due int64
+		var extra int
+		var body []byte
+		_, err := pgx.ForEachRow(rows, []any{&i, &seq, &sent, &due, &extra, &body}, func() error {
+			t := lanes[i-1]
+			if t.until > 0 {
+				return nil // behind one that is not due
+			}
+			if due > now {
+				t.until = due
+				return nil
+			}
+			m := &store.Msg{Tenant: t.tenant, Topic: r.Topic, Key: t.key, Seq: seq, Body: body, Token: token,
+				Priority: int(t.prio), SentAt: micros(sent)}
+			switch {
+			case seq == t.head:
+				m.Attempt, m.Fails = extra+int(t.attempt), int(t.fails)
+			case r.Reclaim:
+				m.Attempt = extra
+			default:
+				m.Attempt = extra + 1
+			}
+			m.Attempt = max(1, m.Attempt)
+			t.msgs = append(t.msgs, m)
+			return nil
+		})
+		return err
+	})
+}
+
+// countExtra counts the delivery of messages behind the heads.
+func countExtra(b *pgx.Batch, topic string, lanes []*taken) {
+	var tenants, keys []string
+	var firsts, ends []int64
+	for _, t := range lanes {
+		n := t.held
+		if t.msgs != nil {
+			n = int64(len(t.msgs))
+		}
+		if n > 1 {
+			tenants, keys, firsts, ends = append(tenants, t.tenant), append(keys, t.key), append(firsts, t.head+1), append(ends, t.head+n)
+		}
+	}
+	if len(keys) > 0 {
+		b.Queue(`UPDATE msg m SET extra = m.extra + 1 FROM unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[]) AS u(tenant, key, first, past)
+			WHERE m.topic = $1 AND m.tenant = u.tenant AND m.key = u.key AND m.seq >= u.first AND m.seq < u.past`, topic, tenants, keys, firsts, ends)
+	}
+}
+
+// giveBack ends the sessions before messages that are not due, and lets lanes
+// whose head is not due wait for it.
+func (s *Store) giveBack(b *pgx.Batch, r store.ClaimRequest, lanes []*taken) (deferred int) {
+	for _, t := range lanes {
+		switch n := len(t.msgs); {
+		case n == 0 && t.until > 0:
+			deferred++
+			b.Queue(`UPDATE lane SET ready_at = $4, rank = NULL, token = '', owner = '', attempt = attempt - 1, held = 0
+				WHERE topic = $1 AND tenant = $2 AND key = $3`, r.Topic, t.tenant, t.key, t.until)
+		case int64(n) < t.held:
+			b.Queue("UPDATE lane SET held = $4 WHERE topic = $1 AND tenant = $2 AND key = $3", r.Topic, t.tenant, t.key, n)
+		}
+	}
+	return deferred
+}
+
+func newToken() string {
+	var b [15]byte
+	if _, err := rand.Read(b[:]); err != nil {
+		panic(err) // crypto/rand does not fail on any supported platform
+	}
+	return base64.RawURLEncoding.EncodeToString(b[:])
+}
+
+// Extend implements store.Store.
+func (s *Store) Extend(ctx context.Context, msgs []*store.Msg, lease time.Duration) ([]*store.Msg, error) {
+	type held struct {
+		laneKey
+		token string
+	}
+	var topics, tenants, keys, tokens []string
+	seen := map[held]bool{}
+	for _, m := range msgs {
+		h := held{keyOf(m), m.Token}
+		if !seen[h] && m.Token != "" && plain(m.Topic) && plain(m.Tenant) && plain(m.Key) && plain(m.Token) {
+			seen[h] = true
+			topics, tenants, keys, tokens = append(topics, h.topic), append(tenants, h.tenant), append(keys, h.key), append(tokens, h.token)
+		}
+	}
+	heads := map[held]int64{}
+	if len(keys) > 0 {
+		rows, err := s.work.Query(ctx, `WITH ours AS (
+				SELECT l.topic, l.tenant, l.key FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS u(topic, tenant, key, token)
+				JOIN lane l ON l.topic = u.topic AND l.tenant = u.tenant AND l.key = u.key AND l.token = u.token
+				ORDER BY l.topic, l.tenant, l.key FOR UPDATE OF l)
+			UPDATE lane l SET ready_at = $5, rank = NULL FROM ours o WHERE l.topic = o.topic AND l.tenant = o.tenant AND l.key = o.key
+			RETURNING l.topic, l.tenant, l.key, l.token, l.tail - l.n + 1`, topics, tenants, keys, tokens, s.now()+lease.Microseconds())
+		if err == nil {
+			var h held
+			var head int64
+			_, err = pgx.ForEachRow(rows, []any{&h.topic, &h.tenant, &h.key, &h.token, &head}, func() error {
+				heads[h] = head
+				return nil
+			})
+		}
+		if err != nil {
+			return nil, s.failed(ctx, "extend", err)
+		}
+	}
+	var lost []*store.Msg
+	for _, m := range msgs {
+		if head, ok := heads[held{keyOf(m), m.Token}]; !ok || m.Seq < head {
+			lost = append(lost, m)
+		}
+	}
+	return lost, nil
+}
