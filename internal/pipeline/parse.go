@@ -221,10 +221,13 @@ func (d *definition) common(what string, n *node, s *Step) {
 
 func (d *definition) runner(what string, n *node, s *Step) {
 	name, ok := d.str(what, n)
+	if !ok {
+		return
+	}
+	// A refused runner is kept too, so that the step is not judged as another's.
+	s.Runner = name
 	switch {
-	case !ok:
 	case slices.Contains(d.opts.Runners, name):
-		s.Runner = name
 	case slices.Contains(knownRunners, name):
 		d.add(n.at, "", "runner %s %s", name, notYet)
 	default:

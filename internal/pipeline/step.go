@@ -362,7 +362,7 @@ func (d *definition) fill(s *Step, n *node) {
 		s.with, withFixed = d.tree(with, &where{what: what + ": with", step: s})
 	}
 	s.dynamic = !fixed || !withFixed
-	if s.check == nil || !withFixed || !good || len(d.list)+d.dropped > before {
+	if s.check == nil || !slices.Contains(d.opts.Runners, s.Runner) || !withFixed || !good || len(d.list)+d.dropped > before {
 		return
 	}
 	d.checkStatic(s, what, n)
