@@ -17,6 +17,7 @@ type Run struct {
 	Error      string    `json:"error,omitempty"` // why it did not succeed
 	Event      Event     `json:"event"`           // what started it
 	Params     Vars      `json:"params"`
+	Given      Vars      `json:"given"` // variables given with the start
 	Vars       Vars      `json:"vars"`
 	Priority   int       `json:"priority,omitempty"`
 	CreatedAt  time.Time `json:"created_at"`

@@ -43,6 +43,8 @@ type Options struct {
 	MaxDeliveries int // deliveries without an outcome after which it is buried as a killer of workers; 0 means 10, negative no limit
 	Backoff       func(fails int) time.Duration
 
+	// Committed is called after a handler's commit was made; it must not block.
+	Committed func(m *store.Msg, c *store.Commit)
 	// Buried is called when a message is about to be buried, and may add to the
 	// commit that does it: what waits for the message must not wait for ever.
 	Buried func(ctx context.Context, m *store.Msg, reason string) (*store.Commit, error)
@@ -280,6 +282,9 @@ func (w *Worker) work(ctx context.Context, m *store.Msg) bool {
 		err = w.commit(ctx, c)
 		switch {
 		case err == nil:
+			if w.o.Committed != nil {
+				w.o.Committed(m, c)
+			}
 			return true
 		case errors.Is(err, store.ErrConflict) && tries < 10:
 			continue // what the handler read has changed: let it look again

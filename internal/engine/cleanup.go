@@ -1,0 +1,120 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"time"
+
+	"github.com/waybill-run/waybill"
+	"github.com/waybill-run/waybill/internal/queue"
+	"github.com/waybill-run/waybill/internal/runner"
+	"github.com/waybill-run/waybill/internal/store"
+)
+
+// cleanupMsg asks for the removal of what an attempt left.
+type cleanupMsg struct {
+	Attempt string          `json:"attempt"`
+	Unit    string          `json:"unit"`
+	Runner  string          `json:"runner"`
+	Node    string          `json:"node"`
+	Handle  json.RawMessage `json:"handle,omitempty"`
+}
+
+// Clean-up is tried for about a day: 1 s after the first failure, doubled each
+// time, at most every quarter of an hour.
+const cleanupTries = 105
+
+func cleanupBackoff(fails int) time.Duration {
+	return min(time.Second<<min(max(fails-1, 0), 10), 15*time.Minute)
+}
+
+// cleanup is the handler of the topic "cleanup". Removing is idempotent, so it
+// may be done again.
+func (e *Engine) cleanup(ctx context.Context, m *store.Msg) (*store.Commit, error) {
+	var msg cleanupMsg
+	if err := json.Unmarshal(m.Body, &msg); err != nil {
+		return nil, queue.Bury("unreadable message: %v", err)
+	}
+	if msg.Node != e.o.Node {
+		row, err := e.o.Store.Get(ctx, "", tableNode, msg.Node)
+		var n node
+		if err == nil {
+			err = json.Unmarshal(row.Val, &n)
+		}
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return nil, err
+		}
+		if e.now().Before(n.At.Add(4 * e.o.Lease)) {
+			return nil, queue.Yield(time.Second, "its node removes it")
+		}
+		// A unit of a dead server is gone with it or ended by its supervisor's hard stop.
+		return e.cleaned(ctx, m.Tenant, msg.Attempt, waybill.CleanupGone, "with its server "+msg.Node)
+	}
+	r := e.o.Runners[msg.Runner]
+	if r != nil {
+		h := runner.Handle{Runner: msg.Runner, Unit: msg.Unit}
+		if len(msg.Handle) > 0 {
+			if err := json.Unmarshal(msg.Handle, &h); err != nil {
+				return nil, queue.Bury("unreadable handle: %v", err)
+			}
+		}
+		if err := r.Remove(ctx, h); err != nil {
+			e.cleanupFailing(ctx, m, msg, err)
+			return nil, err
+		}
+	}
+	if err := os.RemoveAll(e.unitDir(msg.Unit)); err != nil {
+		e.cleanupFailing(ctx, m, msg, err)
+		return nil, err
+	}
+	return e.cleaned(ctx, m.Tenant, msg.Attempt, waybill.CleanupGone, "")
+}
+
+// cleanupFailing shows on the attempt that its clean-up does not succeed.
+func (e *Engine) cleanupFailing(ctx context.Context, m *store.Msg, msg cleanupMsg, cause error) {
+	if m.Fails > 0 {
+		return // it is shown already
+	}
+	c, err := e.cleaned(ctx, m.Tenant, msg.Attempt, waybill.CleanupDeleting, cause.Error())
+	if err == nil && c != nil {
+		err = e.o.Store.Commit(ctx, c)
+	}
+	if err != nil {
+		e.log.Warn("failing clean-up not recorded", "unit", msg.Unit, "err", err)
+	}
+}
+
+func (e *Engine) cleaned(ctx context.Context, tenant, attempt string, state waybill.Cleanup, why string) (*store.Commit, error) {
+	a, rev, err := e.attempt(ctx, tenant, attempt)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, nil // its run was removed by retention
+	}
+	if err != nil {
+		return nil, err
+	}
+	a.Cleanup, a.CleanupErr = state, ""
+	data := map[string]any{"attempt": attempt, "cleanup": state}
+	if why != "" {
+		data["reason"] = why
+		if state != waybill.CleanupGone {
+			a.CleanupErr = why
+		}
+	}
+	p, err := put(tableAttempt, attempt, rev, a)
+	return &store.Commit{
+		Tenant: tenant, Puts: []store.Put{p},
+		Events: events(a.Run, []record{{"cleanup." + string(state), data, e.now()}}),
+	}, err
+}
+
+// cleanupBuried marks a clean-up that was given up. It stays visible on the
+// attempt and in the dead letters until somebody sends it again.
+func (e *Engine) cleanupBuried(ctx context.Context, m *store.Msg, reason string) (*store.Commit, error) {
+	var msg cleanupMsg
+	if json.Unmarshal(m.Body, &msg) != nil {
+		return nil, nil
+	}
+	return e.cleaned(ctx, m.Tenant, msg.Attempt, waybill.CleanupFailed, reason)
+}

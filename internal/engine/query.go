@@ -1,0 +1,299 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/waybill-run/waybill"
+	"github.com/waybill-run/waybill/internal/store"
+)
+
+func (e *Engine) run(ctx context.Context, id string) (waybill.Run, error) {
+	row, err := e.o.Store.Get(ctx, "", tableRun, id)
+	if errors.Is(err, store.ErrNotFound) {
+		return waybill.Run{}, waybill.E(waybill.KindNotFound, "there is no run %s", id)
+	}
+	if err != nil {
+		return waybill.Run{}, err
+	}
+	var r waybill.Run
+	return r, json.Unmarshal(row.Val, &r)
+}
+
+// Run implements waybill.Runs.
+func (e *Engine) Run(ctx context.Context, id string) (waybill.RunDetail, error) {
+	run, err := e.run(ctx, id)
+	if err != nil {
+		return waybill.RunDetail{}, err
+	}
+	d := waybill.RunDetail{Run: run, Steps: []waybill.Step{}, Attempts: []waybill.Attempt{}}
+	begun := map[string]waybill.Step{}
+	if err := scan(ctx, e.o.Store, run.Tenant, tableStep, id+"/", func(st waybill.Step) { begun[st.Name] = st }); err != nil {
+		return d, err
+	}
+	if err := scan(ctx, e.o.Store, run.Tenant, tableAttempt, id+"/", func(a waybill.Attempt) {
+		a.TokenHash, a.Handle = "", nil
+		d.Attempts = append(d.Attempts, a)
+	}); err != nil {
+		return d, err
+	}
+	plan, _, err := e.o.Plans.Plan(ctx, run.Pipeline, run.Version)
+	if err != nil {
+		return d, err
+	}
+	for _, p := range plan.Steps {
+		st, ok := begun[p.Name]
+		if !ok {
+			st = waybill.Step{Run: id, Name: p.Name, Index: p.Index, Runner: p.Runner, Needs: p.Needs, Status: waybill.StatusQueued}
+			if run.Status.Terminal() {
+				st.Status, st.Error = waybill.StatusCanceled, "not started: the run had ended"
+			}
+		}
+		d.Steps = append(d.Steps, st)
+	}
+	return d, nil
+}
+
+func scan[T any](ctx context.Context, s store.Store, tenant, table, prefix string, f func(T)) error {
+	rows, err := s.Scan(ctx, tenant, table, prefix, 0)
+	if err != nil {
+		return err
+	}
+	for _, r := range rows {
+		var v T
+		if err := json.Unmarshal(r.Val, &v); err != nil {
+			return fmt.Errorf("%s %s: %w", table, r.Key, err)
+		}
+		f(v)
+	}
+	return nil
+}
+
+// Runs implements waybill.Runs.
+func (e *Engine) Runs(ctx context.Context, f waybill.RunFilter) (waybill.Page[waybill.Run], error) {
+	q := store.Query{Table: tableRun, Order: "created", Desc: true, Limit: f.Limit, After: f.Cursor}
+	if q.Limit <= 0 {
+		q.Limit = 50
+	}
+	if f.Pipeline != "" {
+		q.Where = append(q.Where, store.Where{Column: "pipeline", Op: store.Eq, Value: f.Pipeline})
+	}
+	if f.Status != "" {
+		q.Where = append(q.Where, store.Where{Column: "status", Op: store.Eq, Value: string(f.Status)})
+	}
+	page, err := e.o.Store.Query(ctx, q)
+	out := waybill.Page[waybill.Run]{Items: make([]waybill.Run, 0, len(page.Rows)), Next: page.Next}
+	for _, row := range page.Rows {
+		var r waybill.Run
+		if err := json.Unmarshal(row.Val, &r); err != nil {
+			return out, err
+		}
+		out.Items = append(out.Items, r)
+	}
+	return out, err
+}
+
+// Records implements waybill.Runs.
+func (e *Engine) Records(ctx context.Context, run, after string, n int) ([]waybill.Record, error) {
+	if _, err := e.run(ctx, run); err != nil {
+		return nil, err
+	}
+	return e.records(ctx, run, after, n)
+}
+
+func (e *Engine) records(ctx context.Context, run, after string, n int) ([]waybill.Record, error) {
+	if n <= 0 {
+		n = 1000
+	}
+	evs, err := e.o.Store.Events(ctx, "", subject(run), store.Cursor(after), n)
+	out := make([]waybill.Record, len(evs))
+	for i, ev := range evs {
+		out[i] = waybill.Record{Cursor: string(ev.Cursor), Subject: ev.Subject, Kind: ev.Kind, At: ev.At, Data: ev.Data}
+	}
+	return out, err
+}
+
+// followPace is how often a follower reads at most: a busy server writes far
+// more records than anybody can look at.
+const followPace = 15 * time.Millisecond
+
+// Follow implements waybill.Runs.
+func (e *Engine) Follow(ctx context.Context, run, after string, f func(waybill.Record) error) error {
+	bell, silence := e.o.Store.Watch()
+	defer silence()
+	for {
+		r, err := e.run(ctx, run)
+		if err != nil {
+			return err
+		}
+		for {
+			recs, err := e.records(ctx, run, after, 200)
+			if err != nil {
+				return err
+			}
+			for _, rec := range recs {
+				if err := f(rec); err != nil {
+					return err
+				}
+				after = rec.Cursor
+			}
+			if len(recs) < 200 {
+				break
+			}
+		}
+		// The row was read before the records: had it ended then, they are complete.
+		if r.Status.Terminal() {
+			return nil
+		}
+		pace := time.NewTimer(followPace)
+		select {
+		case <-ctx.Done():
+			pace.Stop()
+			return ctx.Err()
+		case <-pace.C:
+		}
+		poll := time.NewTimer(time.Second)
+		select {
+		case <-ctx.Done():
+			poll.Stop()
+			return ctx.Err()
+		case <-bell:
+		case <-poll.C:
+		}
+		poll.Stop()
+	}
+}
+
+// logPace is how often a followed log file is looked at.
+const logPace = 100 * time.Millisecond
+
+// Log implements waybill.Runs.
+func (e *Engine) Log(ctx context.Context, q waybill.LogQuery, w io.Writer) error {
+	d, err := e.Run(ctx, q.Run)
+	if err != nil {
+		return err
+	}
+	if q.Step != "" {
+		var a *waybill.Attempt
+		found := false
+		for i := range d.Steps {
+			found = found || d.Steps[i].Name == q.Step
+		}
+		if !found {
+			return waybill.E(waybill.KindNotFound, "run %s has no step %q", q.Run, q.Step)
+		}
+		for a == nil {
+			for i := range d.Attempts {
+				if x := &d.Attempts[i]; x.Step == q.Step && (x.Number == q.Attempt || q.Attempt == 0 && (a == nil || x.Number > a.Number)) {
+					a = x
+				}
+			}
+			if a != nil || !q.Follow || d.Status.Terminal() {
+				break
+			}
+			if err := pause(ctx, logPace); err != nil {
+				return err
+			}
+			if d, err = e.Run(ctx, q.Run); err != nil {
+				return err
+			}
+		}
+		if a == nil {
+			if q.Attempt != 0 {
+				return waybill.E(waybill.KindNotFound, "step %s of run %s has no attempt %d", q.Step, q.Run, q.Attempt)
+			}
+			return nil // it has not begun
+		}
+		return e.copyLog(ctx, a, q.Offset, q.Follow, w)
+	}
+	told := map[string]bool{}
+	for {
+		for i := range d.Attempts {
+			a := &d.Attempts[i]
+			if told[a.Key()] || a.Phase == waybill.PhaseQueued {
+				continue
+			}
+			told[a.Key()] = true
+			if _, err := fmt.Fprintf(w, "==> %s (attempt %d) <==\n", a.Step, a.Number); err != nil {
+				return err
+			}
+			if err := e.copyLog(ctx, a, 0, q.Follow, w); err != nil {
+				return err
+			}
+		}
+		if !q.Follow || d.Status.Terminal() {
+			return nil
+		}
+		if err := pause(ctx, logPace); err != nil {
+			return err
+		}
+		if d, err = e.Run(ctx, q.Run); err != nil {
+			return err
+		}
+	}
+}
+
+// copyLog copies a log file from an offset, and with follow what is added until
+// the attempt has ended.
+func (e *Engine) copyLog(ctx context.Context, a *waybill.Attempt, offset int64, follow bool, w io.Writer) error {
+	path, err := e.o.Blobs.LogFile(a.Run, a.Unit)
+	if err != nil {
+		return err
+	}
+	var f *os.File
+	defer func() {
+		if f != nil {
+			f.Close()
+		}
+	}()
+	ended := a.Phase == waybill.PhaseTerminal
+	for {
+		if f == nil {
+			f, err = os.Open(path)
+			if err != nil && !errors.Is(err, os.ErrNotExist) {
+				return err
+			}
+			if f != nil {
+				if _, err := f.Seek(offset, io.SeekStart); err != nil {
+					return err
+				}
+			}
+		}
+		if f != nil {
+			if _, err := io.Copy(w, f); err != nil {
+				return err
+			}
+			if fl, ok := w.(interface{ Flush() }); ok {
+				fl.Flush()
+			}
+		}
+		// Ended is seen before the last copy, so nothing is missed.
+		if ended || !follow {
+			return nil
+		}
+		if err := pause(ctx, logPace); err != nil {
+			return err
+		}
+		now, _, err := e.attempt(ctx, a.Tenant, a.Key())
+		if err != nil {
+			return err
+		}
+		ended = now.Phase == waybill.PhaseTerminal
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}

@@ -1,0 +1,555 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/waybill-run/waybill"
+	"github.com/waybill-run/waybill/internal/pipeline"
+	"github.com/waybill-run/waybill/internal/queue"
+	"github.com/waybill-run/waybill/internal/runner"
+	"github.com/waybill-run/waybill/internal/store"
+)
+
+// unit is an attempt in the hands of this node.
+type unit struct {
+	e    *Engine
+	msg  *unitMsg
+	step *pipeline.Step
+	plan *pipeline.Plan
+	run  runner.Runner
+	h    runner.Handle
+
+	rev     int64            // of a
+	a       *waybill.Attempt // as last seen in the store
+	records []record         // to be written with the next change
+
+	changed chan struct{} // receives after the row may have been changed by others
+
+	mu   sync.Mutex
+	beat time.Time // last heartbeat
+}
+
+// errNotOurs says that another node owns the attempt, or that it has ended.
+var errNotOurs = errors.New("the attempt is no longer ours")
+
+func (u *unit) poke() {
+	select {
+	case u.changed <- struct{}{}:
+	default:
+	}
+}
+
+// work is the handler of the topic "unit". It may be called again for an attempt
+// at any point of its life: after a crash, a stop of the server, or a conflict.
+func (e *Engine) work(ctx context.Context, m *store.Msg) (*store.Commit, error) {
+	var msg unitMsg
+	if err := json.Unmarshal(m.Body, &msg); err != nil {
+		return nil, queue.Bury("unreadable message: %v", err)
+	}
+	u := &unit{e: e, msg: &msg, changed: make(chan struct{}, 1), rev: 1}
+	u.a = &msg.Attempt
+	if m.Attempt > 1 || m.Fails > 0 {
+		if err := u.reload(ctx); err != nil {
+			return nil, err
+		}
+	}
+	e.mu.Lock()
+	e.live[m.Key] = u
+	e.mu.Unlock()
+	defer func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if e.live[m.Key] == u {
+			delete(e.live, m.Key)
+		}
+	}()
+	c, err := u.pass(ctx)
+	if errors.Is(err, store.ErrConflict) {
+		// Only before the first commit of a message whose row was changed by others.
+		if err = u.reload(ctx); err == nil {
+			c, err = u.pass(ctx)
+		}
+	}
+	if errors.Is(err, errNotOurs) {
+		u.abandon()
+		return nil, nil
+	}
+	if cause := context.Cause(ctx); cause != nil && err != nil {
+		if errors.Is(cause, store.ErrLeaseLost) {
+			u.abandon()
+			return nil, cause
+		}
+		if errors.Is(cause, queue.ErrStopping) {
+			return nil, queue.ErrLeave
+		}
+	}
+	return c, err
+}
+
+// abandon ends a unit that this node no longer has a right to. The attempt's
+// outcome is decided elsewhere.
+func (u *unit) abandon() {
+	if u.run == nil || u.h.Unit == "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := u.run.Remove(ctx, u.h); err != nil {
+		u.e.log.Warn("unit of another's attempt not removed", "unit", u.h.Unit, "err", err)
+	}
+}
+
+func (u *unit) key() string { return u.a.Key() }
+
+func (u *unit) reload(ctx context.Context) error {
+	a, rev, err := u.e.attempt(ctx, u.msg.Attempt.Tenant, u.msg.Attempt.Key())
+	if errors.Is(err, store.ErrNotFound) {
+		return queue.Bury("%v", err)
+	}
+	if err == nil {
+		u.a, u.rev = a, rev
+	}
+	return err
+}
+
+// pass goes through the rest of an attempt's life, from wherever it stands, and
+// returns the commit that ends it.
+func (u *unit) pass(ctx context.Context) (*store.Commit, error) {
+	e := u.e
+	if u.a.Phase == waybill.PhaseTerminal {
+		return nil, nil
+	}
+	if u.a.Node != "" && u.a.Node != e.o.Node {
+		return u.foreign(ctx)
+	}
+	plan, _, err := e.o.Plans.Plan(ctx, u.msg.Pipeline, u.msg.Version)
+	if err != nil {
+		return nil, err
+	}
+	u.plan, u.step = plan, plan.Step(u.msg.Attempt.Step)
+	if u.step == nil {
+		return nil, queue.Bury("pipeline %s version %d has no step %s", u.msg.Pipeline, u.msg.Version, u.msg.Attempt.Step)
+	}
+	if u.run = e.o.Runners[u.a.Runner]; u.run == nil {
+		return u.end(ctx, outcome{status: waybill.StatusFailed, reason: "no_runner", err: "this server has no runner " + u.a.Runner})
+	}
+	u.h = runner.Handle{Runner: u.a.Runner, Unit: u.a.Unit}
+	if len(u.a.Handle) > 0 {
+		if err := json.Unmarshal(u.a.Handle, &u.h); err != nil {
+			return nil, queue.Bury("the handle of attempt %s cannot be read: %v", u.key(), err)
+		}
+	}
+	adopted := u.a.StartedAt.Before(e.up)
+	switch u.a.Phase {
+	case waybill.PhaseQueued, waybill.PhaseLeased:
+		if err := u.provision(ctx); err != nil {
+			return nil, err
+		}
+		fallthrough
+	case waybill.PhaseProvisioning:
+		// Starting is idempotent by the unit's name: if an earlier life of this node
+		// got as far as that, this finds the unit it started.
+		if u.a.Stop != "" {
+			return u.end(ctx, outcome{status: waybill.Status(u.a.Stop), err: "stopped before it started"})
+		}
+		spec, err := u.prepare(ctx)
+		if err != nil {
+			if ctx.Err() != nil || waybill.IsKind(err, waybill.KindUnavailable) {
+				return nil, err
+			}
+			return u.end(ctx, outcome{status: waybill.StatusFailed, reason: "prepare", err: err.Error()})
+		}
+		if done, err := u.start(ctx, spec); done != nil || err != nil {
+			return done, err
+		}
+		adopted = false
+	default:
+		if err := u.run.Recover(ctx, u.h); waybill.IsKind(err, waybill.KindLost) {
+			return u.end(ctx, outcome{status: waybill.StatusLost, reason: "unit_lost", err: "its unit is gone: " + err.Error()})
+		} else if err != nil {
+			return nil, err
+		}
+	}
+	if adopted && e.keep(u.key()) {
+		// Time during which no server could hear the unit is not held against it.
+		if err := u.change(ctx, func(a *waybill.Attempt) {
+			a.Deadline = u.a.Deadline.Add(e.down)
+		}, record{"attempt.adopted", map[string]any{"attempt": u.key(), "node": e.o.Node, "down": e.down.Round(time.Millisecond).String()}, e.now()}); err != nil {
+			return nil, err
+		}
+	}
+	return u.follow(ctx)
+}
+
+// keep reports, once for each attempt, that this life of the node takes it up.
+func (e *Engine) keep(attempt string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.kept[attempt] || e.down < time.Second {
+		return false
+	}
+	e.kept[attempt] = true
+	return true
+}
+
+// foreign deals with an attempt that another node began: its unit is a thing of
+// that node, so it is left alone until the node must be dead.
+func (u *unit) foreign(ctx context.Context) (*store.Commit, error) {
+	e := u.e
+	row, err := e.o.Store.Get(ctx, "", tableNode, u.a.Node)
+	var n node
+	if err == nil {
+		err = json.Unmarshal(row.Val, &n)
+	}
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return nil, err
+	}
+	lease, perr := time.ParseDuration(n.Lease)
+	if perr != nil {
+		lease = e.o.Lease
+	}
+	if dead := n.At.Add(2 * lease); e.now().Before(dead) {
+		return nil, queue.Yield(min(time.Second, lease/4), "node %s still has its lease", u.a.Node)
+	}
+	return u.end(ctx, outcome{status: waybill.StatusLost, reason: "node_lost", err: "the server " + u.a.Node + " that ran it is gone"})
+}
+
+// provision records that this node makes the attempt, before anything is started.
+// ErrConflict: the row has changed since the message was sent.
+func (u *unit) provision(ctx context.Context) error {
+	now := u.e.now()
+	u.a.Phase, u.a.Status, u.a.Node = waybill.PhaseProvisioning, waybill.StatusRunning, u.e.o.Node
+	u.a.TokenHash, u.a.Cleanup = hashToken(u.e.token(u.key())), waybill.CleanupPending
+	u.records = append(u.records, record{"attempt.provisioning", map[string]any{
+		"attempt": u.key(), "step": u.a.Step, "node": u.e.o.Node, "unit": u.a.Unit,
+	}, now})
+	return u.write(ctx)
+}
+
+// start starts the unit. It returns a commit when the attempt ends with that.
+func (u *unit) start(ctx context.Context, spec runner.Spec) (*store.Commit, error) {
+	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
+		h, err := u.run.Start(ctx, spec)
+		switch {
+		case err == nil:
+			u.h = h
+			u.a.Handle, err = json.Marshal(h)
+			u.a.Phase, u.a.StartedAt = waybill.PhaseRunning, u.e.now()
+			u.a.Deadline = u.a.StartedAt.Add(u.step.Timeout)
+			u.records = append(u.records, record{"attempt.running", map[string]any{"attempt": u.key(), "step": u.a.Step}, u.a.StartedAt})
+			return nil, err
+		case ctx.Err() != nil:
+			return nil, err
+		case waybill.IsKind(err, waybill.KindLost):
+			return u.end(ctx, outcome{status: waybill.StatusLost, reason: "unit_lost", err: err.Error()})
+		case !waybill.IsKind(err, waybill.KindUnavailable) || u.e.now().After(spec.HardStop):
+			return u.end(ctx, outcome{status: waybill.StatusFailed, reason: runner.ReasonStartFailed, err: err.Error()})
+		}
+		u.e.log.Warn("unit not started, trying again", "unit", spec.Unit, "err", err)
+		select {
+		case <-time.After(wait):
+		case <-u.changed:
+			if err := u.reload(ctx); err != nil {
+				return nil, err
+			}
+			if u.a.Stop != "" {
+				return u.end(ctx, outcome{status: waybill.Status(u.a.Stop), err: "stopped before it started"})
+			}
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// outcome is how an attempt ends, before its outputs have their say.
+type outcome struct {
+	status waybill.Status
+	reason string // a word
+	err    string // for people
+}
+
+// follow waits for the unit to end, and ends it when its time is over or somebody
+// asks for it.
+func (u *unit) follow(ctx context.Context) (*store.Commit, error) {
+	type ended struct {
+		exit runner.Exit
+		err  error
+	}
+	wctx, stopWaiting := context.WithCancel(ctx)
+	defer stopWaiting()
+	exits := make(chan ended, 1)
+	go func() {
+		exit, err := u.run.Wait(wctx, u.h)
+		exits <- ended{exit, err}
+	}()
+	u.setBeat(u.e.now())
+
+	// Until the lag is over the start is only remembered: most short units end
+	// before, and then start and end are one commit.
+	running := time.NewTimer(u.e.o.RunningLag)
+	defer running.Stop()
+	if len(u.records) == 0 {
+		running.Stop()
+	}
+	tick := time.NewTimer(u.nextLimit())
+	defer tick.Stop()
+	var stopped *outcome // why we stopped it
+	stop := func(o outcome) {
+		if stopped == nil {
+			stopped = &o
+		}
+		if err := u.run.Stop(ctx, u.h, u.e.o.StopGrace); err != nil && ctx.Err() == nil {
+			u.e.log.Warn("unit not stopped, trying again", "unit", u.h.Unit, "err", err)
+			tick.Reset(time.Second)
+			return
+		}
+		tick.Reset(u.e.o.StopGrace + 5*time.Second)
+	}
+	if u.a.Stop != "" {
+		stop(outcome{status: waybill.Status(u.a.Stop), err: "stopped on request"})
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-running.C:
+			if err := u.change(ctx, func(*waybill.Attempt) {}); err != nil {
+				return nil, err
+			}
+			if u.a.Stop != "" && stopped == nil {
+				stop(outcome{status: waybill.Status(u.a.Stop), err: "stopped on request"})
+			}
+		case <-u.changed:
+			if len(u.records) > 0 { // our own change is not written yet: write it and see both
+				running.Reset(0)
+				continue
+			}
+			if err := u.reload(ctx); err != nil {
+				return nil, err
+			}
+			if u.a.Phase == waybill.PhaseTerminal {
+				return nil, errNotOurs
+			}
+			switch {
+			case u.a.Stop != "":
+				stop(outcome{status: waybill.Status(u.a.Stop), err: "stopped on request"})
+			case u.a.Callback != nil && stopped == nil:
+				tick.Reset(u.nextLimit())
+			}
+		case <-tick.C:
+			if stopped != nil {
+				stop(*stopped)
+				continue
+			}
+			if o := u.overdue(ctx); o != nil {
+				stop(*o)
+				continue
+			}
+			tick.Reset(u.nextLimit())
+		case x := <-exits:
+			switch {
+			case waybill.IsKind(x.err, waybill.KindLost):
+				o := outcome{status: waybill.StatusLost, reason: "unit_lost", err: "its unit is gone: " + x.err.Error()}
+				if stopped != nil {
+					o = *stopped
+				}
+				return u.end(ctx, o)
+			case x.err != nil:
+				return nil, x.err
+			}
+			return u.collect(ctx, x.exit, stopped)
+		}
+	}
+}
+
+// nextLimit is how long until the unit may be overdue.
+func (u *unit) nextLimit() time.Duration {
+	now := u.e.now()
+	next := u.a.Deadline.Sub(now)
+	if u.step.Heartbeat > 0 {
+		next = min(next, u.lastBeat().Add(u.step.Heartbeat).Sub(now))
+	}
+	if cb := u.a.Callback; cb != nil {
+		next = min(next, cb.At.Add(u.e.o.CallGrace).Sub(now))
+	}
+	return max(next, 0)
+}
+
+// overdue reports whether a limit has passed.
+func (u *unit) overdue(ctx context.Context) *outcome {
+	now := u.e.now()
+	if cb := u.a.Callback; cb != nil && !now.Before(cb.At.Add(u.e.o.CallGrace)) {
+		// It has reported and does not end: its report counts, the unit goes.
+		return &outcome{status: cb.Status, reason: "after_callback", err: cb.Error}
+	}
+	if !now.Before(u.a.Deadline) {
+		return &outcome{status: waybill.StatusTimedOut, reason: "timeout", err: fmt.Sprintf("did not end within its timeout of %s", u.step.Timeout)}
+	}
+	if u.step.Heartbeat > 0 && !now.Before(u.lastBeat().Add(u.step.Heartbeat)) {
+		// Another server may have heard it.
+		if a, _, err := u.e.attempt(ctx, u.a.Tenant, u.key()); err == nil && a.HeartbeatAt.After(u.lastBeat()) {
+			u.setBeat(a.HeartbeatAt)
+			return nil
+		}
+		return &outcome{status: waybill.StatusTimedOut, reason: "heartbeat", err: fmt.Sprintf("gave no heartbeat for %s", u.step.Heartbeat)}
+	}
+	return nil
+}
+
+func (u *unit) setBeat(t time.Time) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if t.After(u.beat) {
+		u.beat = t
+	}
+}
+
+func (u *unit) lastBeat() time.Time {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.beat
+}
+
+// write writes the attempt's row and the records that wait.
+func (u *unit) write(ctx context.Context) error {
+	p, err := put(tableAttempt, u.key(), u.rev, u.a)
+	if err != nil {
+		return err
+	}
+	if err := u.e.o.Store.Commit(ctx, &store.Commit{
+		Tenant: u.a.Tenant, Puts: []store.Put{p}, Events: events(u.a.Run, u.records),
+	}); err != nil {
+		return err
+	}
+	u.rev++
+	u.records = nil
+	return nil
+}
+
+// change changes the attempt and writes it. When others changed the row meanwhile
+// (a callback, a request to stop), their changes are kept: fields that only the
+// owner writes are ours, all others theirs.
+func (u *unit) change(ctx context.Context, f func(*waybill.Attempt), records ...record) error {
+	u.records = append(u.records, records...)
+	f(u.a)
+	for {
+		err := u.write(ctx)
+		if !errors.Is(err, store.ErrConflict) {
+			return err
+		}
+		ours := u.a
+		if err := u.reload(ctx); err != nil {
+			return err
+		}
+		if u.a.Phase == waybill.PhaseTerminal || u.a.Node != u.e.o.Node {
+			return errNotOurs
+		}
+		u.own(ours)
+	}
+}
+
+// own takes over the fields of an attempt that only its owner writes.
+func (u *unit) own(ours *waybill.Attempt) {
+	u.a.Phase, u.a.Status, u.a.Node, u.a.TokenHash = ours.Phase, ours.Status, ours.Node, ours.TokenHash
+	u.a.Handle, u.a.StartedAt, u.a.Deadline, u.a.Cleanup = ours.Handle, ours.StartedAt, ours.Deadline, ours.Cleanup
+}
+
+// prepare makes the unit's folder and says what to start.
+func (u *unit) prepare(ctx context.Context) (runner.Spec, error) {
+	e := u.e
+	dir := e.unitDir(u.a.Unit)
+	work := dir + "/work"
+	if err := os.MkdirAll(work, 0o755); err != nil {
+		return runner.Spec{}, diskError("make the unit's folder", err)
+	}
+	event, err := json.Marshal(u.msg.Event)
+	if err != nil {
+		return runner.Spec{}, err
+	}
+	if err := os.WriteFile(dir+"/event.json", event, 0o644); err != nil {
+		return runner.Spec{}, diskError("write the event", err)
+	}
+	log, err := e.o.Blobs.LogFile(u.a.Run, u.a.Unit)
+	if err != nil {
+		return runner.Spec{}, err
+	}
+	token, url := e.token(u.key()), e.o.URL()
+	callback := fmt.Sprintf("%s/api/v1/runs/%s/steps/%s/attempts/%d/callback", url, u.a.Run, u.a.Step, u.a.Number)
+	env := append([]string{}, e.o.BaseEnv...)
+	env = append(env, "HOME="+work, "PWD="+work, "TMPDIR="+work)
+	ours := []string{
+		"WAYBILL_RUN=" + u.a.Run, "WAYBILL_STEP=" + u.a.Step, fmt.Sprintf("WAYBILL_ATTEMPT=%d", u.a.Number),
+		"WAYBILL_EVENT=" + dir + "/event.json", "WAYBILL_OUTPUT=" + dir + "/output",
+		"WAYBILL_SERVER=" + url, "WAYBILL_CALLBACK=" + callback, "WAYBILL_TOKEN=" + token,
+		"___NextStageFunctionUrl=" + callback + "?token=" + token,
+	}
+	if o := u.msg.Event.Object; o != nil && !o.Deleted {
+		path, err := e.localCopy(ctx, dir, waybill.FileRef{SHA256: o.SHA256, Size: o.Size, Name: base(o.Key)})
+		if err != nil {
+			return runner.Spec{}, err
+		}
+		ours = append(ours, "WAYBILL_OBJECT="+path)
+	}
+	for _, name := range u.msg.Vars.Names() {
+		v, _ := u.msg.Vars.Get(name)
+		text := v.Text()
+		if f, ok := v.File(); ok {
+			if text, err = e.localCopy(ctx, dir, f); err != nil {
+				return runner.Spec{}, err
+			}
+		}
+		if strings.ContainsRune(text, 0) {
+			return runner.Spec{}, waybill.E(waybill.KindInvalid, "variable %s holds a NUL character, which no environment can", name)
+		}
+		env = append(env, name+"="+text)
+	}
+	args := append([]string{}, u.msg.Args...)
+	if len(args) > 0 {
+		args[0] = e.program(args[0])
+	}
+	return runner.Spec{
+		Unit: u.a.Unit, Args: args, Env: environment(env, u.msg.Env, ours), Dir: work, Log: log, With: u.msg.With, LogCap: e.o.LogCap,
+		Meta: map[string]string{
+			"instance": e.o.Instance, "run": u.a.Run, "step": u.a.Step, "attempt": fmt.Sprint(u.a.Number), "pipeline": u.msg.Pipeline,
+		},
+		// A unit outlives the server; it shall not outlive everybody's interest.
+		HardStop: e.now().Add(2*u.step.Timeout + time.Hour),
+	}, nil
+}
+
+// environment joins lists of NAME=value; of one name the last counts.
+func environment(lists ...[]string) []string {
+	at := map[string]int{}
+	var out []string
+	for _, list := range lists {
+		for _, x := range list {
+			name, _, _ := strings.Cut(x, "=")
+			if i, ok := at[name]; ok {
+				out[i] = x
+				continue
+			}
+			at[name] = len(out)
+			out = append(out, x)
+		}
+	}
+	return out
+}
+
+// unitBuried fails an attempt that cannot be worked on, so that its run goes on.
+func (e *Engine) unitBuried(ctx context.Context, m *store.Msg, reason string) (*store.Commit, error) {
+	a, rev, err := e.attempt(ctx, m.Tenant, m.Key)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil || a.Phase == waybill.PhaseTerminal {
+		return nil, err
+	}
+	return e.endCommit(a, rev, outcome{status: waybill.StatusFailed, reason: "dead_letter", err: "dead letter: " + reason}, nil)
+}
