@@ -1,6 +1,7 @@
-// Package pgtest gives tests a PostgreSQL database of their own: on the server
-// named by WAYBILL_TEST_POSTGRES, or on a private one that is started once for
-// the test process and stopped at its end.
+// Package pgtest gives tests a PostgreSQL schema of their own, which is all that a
+// store needs: in the database named by WAYBILL_TEST_POSTGRES, or on a private
+// server that is started once for the test process and stopped at its end.
+// (Databases of their own would cost each test a checkpoint.)
 package pgtest
 
 import (
@@ -44,8 +45,9 @@ func Main(m *testing.M) {
 	os.Exit(code)
 }
 
-// DSN returns the URL of a new, empty database, which is dropped when the test
-// ends. The test is skipped where there is no PostgreSQL, and fails instead when
+// DSN returns the URL of a new, empty schema, which is dropped when the test
+// ends. Connections made with it bear the schema as their application_name. The
+// test is skipped where there is no PostgreSQL, and fails instead when
 // WAYBILL_REQUIRE_ALL is 1.
 func DSN(t testing.TB) string {
 	t.Helper()
@@ -57,13 +59,16 @@ func DSN(t testing.TB) string {
 		t.Skipf("no PostgreSQL: %v", err)
 	}
 	name := fmt.Sprintf("waybill_%d_%d", os.Getpid(), names.Add(1))
-	Exec(t, admin, "CREATE DATABASE "+name)
-	t.Cleanup(func() { Exec(t, admin, "DROP DATABASE "+name+" WITH (FORCE)") })
 	u, err := url.Parse(admin)
-	if err != nil {
+	if err != nil || u.Scheme == "" {
 		t.Fatal("WAYBILL_TEST_POSTGRES is not a URL")
 	}
-	u.Path = "/" + name
+	Exec(t, admin, "CREATE SCHEMA "+name)
+	t.Cleanup(func() { Exec(t, admin, "DROP SCHEMA "+name+" CASCADE") })
+	q := u.Query()
+	q.Set("search_path", name)
+	q.Set("application_name", name)
+	u.RawQuery = q.Encode()
 	return u.String()
 }
 

@@ -8,7 +8,7 @@ import (
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
 
-func TestDatabasesAreSeparate(t *testing.T) {
+func TestSchemasAreSeparate(t *testing.T) {
 	a, b := pgtest.DSN(t), pgtest.DSN(t)
 	pgtest.Exec(t, a, "CREATE TABLE x (n int)")
 	pgtest.Exec(t, b, "CREATE TABLE x (n int)")
