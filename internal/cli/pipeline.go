@@ -1,0 +1,145 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/waybill-run/waybill"
+	"github.com/waybill-run/waybill/client"
+)
+
+func (a *app) pipelineCmd() *cobra.Command {
+	return group("pipeline", "Look at definitions, check and store them",
+		a.pipelineListCmd(), a.pipelineShowCmd(), a.pipelineValidateCmd(), a.pipelineGraphCmd(), a.pipelineApplyCmd())
+}
+
+func (a *app) pipelineListCmd() *cobra.Command {
+	var p client.ListPipelinesParams
+	cmd := &cobra.Command{
+		Use: "list", Short: "List pipelines by name", Args: cobra.NoArgs,
+		RunE: a.with(func(ctx context.Context, c *client.Client, _ []string) error {
+			l, err := c.Pipelines(ctx, p)
+			if err != nil {
+				return err
+			}
+			defer a.more(l.NextCursor)
+			return a.print(l, func(w io.Writer) {
+				table(w, "name version origin starts steps", func(row func(...any)) {
+					for _, p := range l.Items {
+						row(p.Name, p.Version, p.Origin, strings.Join(p.Triggers, ", "), len(p.Steps))
+					}
+				})
+			})
+		}),
+	}
+	listFlags(cmd, &p.Limit, &p.Cursor)
+	return cmd
+}
+
+func (a *app) pipelineShowCmd() *cobra.Command {
+	var version int
+	cmd := &cobra.Command{
+		Use: "show NAME", Short: "Print a definition", Args: cobra.ExactArgs(1),
+		RunE: a.with(func(ctx context.Context, c *client.Client, args []string) error {
+			p, err := c.Pipeline(ctx, args[0], version)
+			if err != nil {
+				return err
+			}
+			return a.print(p, func(w io.Writer) {
+				fmt.Fprintf(w, "# %s, version %d, of the %s\n", clean(p.Name), p.Version, clean(first(p.File, string(p.Origin))))
+				for line := range strings.Lines(p.Source) {
+					fmt.Fprintln(w, clean(strings.TrimRight(line, "\n")))
+				}
+			})
+		}),
+	}
+	cmd.Flags().IntVar(&version, "version", 0, "the version (default the newest)")
+	return cmd
+}
+
+// validated is the result of pipeline validate.
+type validated struct {
+	OK       bool                   `json:"ok"`
+	Problems []client.SourceProblem `json:"problems"`
+}
+
+func (a *app) pipelineValidateCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "validate FILE|FOLDER", Short: "Check definitions without a server", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if a.Validate == nil {
+				return waybill.E(waybill.KindUnsupported, "this program cannot check definitions")
+			}
+			problems, err := a.Validate(args[0])
+			if err != nil {
+				return err
+			}
+			if problems == nil {
+				problems = []client.SourceProblem{}
+			}
+			err = a.print(validated{len(problems) == 0, problems}, func(w io.Writer) {
+				for _, p := range problems {
+					fmt.Fprintln(w, problemLine(p))
+				}
+				if len(problems) == 0 {
+					fmt.Fprintln(w, "ok")
+				}
+			})
+			switch {
+			case err != nil || len(problems) == 0:
+				return err
+			case len(problems) == 1:
+				return &failed{"one problem found"}
+			}
+			return &failed{fmt.Sprintf("%d problems found", len(problems))}
+		},
+	}
+}
+
+func (a *app) pipelineGraphCmd() *cobra.Command {
+	var format string
+	cmd := &cobra.Command{
+		Use: "graph NAME", Short: "Draw the steps of a pipeline", Args: cobra.ExactArgs(1),
+		RunE: a.with(func(ctx context.Context, c *client.Client, args []string) error {
+			text, err := c.PipelineGraph(ctx, args[0], format)
+			if err != nil {
+				return err
+			}
+			return a.print(map[string]string{"format": format, "graph": text}, func(w io.Writer) {
+				for line := range strings.Lines(text) {
+					fmt.Fprintln(w, clean(strings.TrimRight(line, "\n")))
+				}
+			})
+		}),
+	}
+	cmd.Flags().StringVar(&format, "format", "text", "text, dot or mermaid")
+	return cmd
+}
+
+func (a *app) pipelineApplyCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "apply FILE", Short: "Store a definition on the server (- reads standard input)", Args: cobra.ExactArgs(1),
+		RunE: a.with(func(ctx context.Context, c *client.Client, args []string) error {
+			var src []byte
+			var err error
+			if args[0] == "-" {
+				src, err = io.ReadAll(a.Stdin)
+			} else {
+				src, err = os.ReadFile(args[0])
+			}
+			if err != nil {
+				return err
+			}
+			p, err := c.ApplyPipeline(ctx, src)
+			if err != nil {
+				return err
+			}
+			return a.print(p, func(w io.Writer) { fmt.Fprintf(w, "%s\tversion %d\n", clean(p.Name), p.Version) })
+		}),
+	}
+}

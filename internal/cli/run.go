@@ -1,0 +1,198 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/waybill-run/waybill"
+	"github.com/waybill-run/waybill/client"
+)
+
+func (a *app) runCmd() *cobra.Command {
+	return group("run", "Look at runs, cancel and retry them",
+		a.runListCmd(), a.runShowCmd(), a.runLogsCmd(), a.runEventsCmd(), a.runCancelCmd(), a.runRetryCmd())
+}
+
+func (a *app) runListCmd() *cobra.Command {
+	var p client.ListRunsParams
+	cmd := &cobra.Command{
+		Use: "list", Short: "List runs, newest first", Args: cobra.NoArgs,
+		RunE: a.with(func(ctx context.Context, c *client.Client, _ []string) error {
+			l, err := c.Runs(ctx, p)
+			if err != nil {
+				return err
+			}
+			defer a.more(l.NextCursor)
+			return a.print(l, func(w io.Writer) {
+				table(w, "id pipeline status steps created took", func(row func(...any)) {
+					for _, r := range l.Items {
+						row(r.ID, r.Pipeline, r.Status, fmt.Sprintf("%d/%d", r.StepsDone, r.StepCount), a.when(r.CreatedAt), a.took(r.StartedAt, r.FinishedAt))
+					}
+				})
+			})
+		}),
+	}
+	f := cmd.Flags()
+	f.StringVar(&p.Pipeline, "pipeline", "", "of this pipeline only")
+	f.StringVar((*string)(&p.Status), "status", "", "with this status only")
+	listFlags(cmd, &p.Limit, &p.Cursor)
+	return cmd
+}
+
+// listFlags are the flags of every list.
+func listFlags(cmd *cobra.Command, limit *int, cursor *string) {
+	cmd.Flags().IntVar(limit, "limit", 50, "at most so many, up to 1000")
+	cmd.Flags().StringVar(cursor, "cursor", "", "where the page before ended")
+}
+
+func (a *app) runShowCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "show ID", Short: "Show a run with its steps and variables", Args: cobra.ExactArgs(1),
+		RunE: a.with(func(ctx context.Context, c *client.Client, args []string) error {
+			r, err := c.Run(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			return a.print(r, func(w io.Writer) { a.showRun(w, r) })
+		}),
+	}
+}
+
+func (a *app) showRun(w io.Writer, r client.RunDetail) {
+	field := func(name, value string) {
+		if value != "" {
+			fmt.Fprintf(w, "%-10s%s\n", name, clean(value))
+		}
+	}
+	field("run", r.ID)
+	field("pipeline", fmt.Sprintf("%s, version %d", r.Pipeline, r.Version))
+	field("status", string(r.Status))
+	field("error", r.Error)
+	field("event", strings.TrimSpace(r.Event.Type+" "+r.Event.Subject))
+	field("created", a.when(r.CreatedAt))
+	field("took", a.took(r.StartedAt, r.FinishedAt))
+	field("canceled", r.CancelBy)
+	field("retry of", r.RetryOf)
+	fmt.Fprintln(w)
+	table(w, "step runner status attempts took exit error", func(row func(...any)) {
+		for _, s := range r.Steps {
+			exit := ""
+			if s.ExitCode != nil {
+				exit = fmt.Sprint(*s.ExitCode)
+			}
+			row(s.Name, s.Runner, s.Status, s.Attempts, a.took(s.StartedAt, s.FinishedAt), exit, shorten(s.Error, 80))
+		}
+	})
+	a.showVars(w, "param", r.Params)
+	a.showVars(w, "variable", r.Vars)
+	for _, t := range r.Attempts {
+		if t.Cleanup == waybill.CleanupFailed {
+			fmt.Fprintf(w, "\nunit %s is not cleaned up: %s\n", clean(t.Unit), clean(t.CleanupError))
+		}
+	}
+}
+
+func (a *app) showVars(w io.Writer, head string, v waybill.Vars) {
+	if v.Len() == 0 {
+		return
+	}
+	fmt.Fprintln(w)
+	table(w, head+" value", func(row func(...any)) {
+		for _, name := range v.Names() {
+			x, _ := v.Get(name)
+			row(name, shorten(x.Text(), 100))
+		}
+	})
+}
+
+func (a *app) runLogsCmd() *cobra.Command {
+	var p client.GetRunLogsParams
+	cmd := &cobra.Command{
+		Use: "logs ID", Short: "Print what the units of a run wrote, as they wrote it", Args: cobra.ExactArgs(1),
+		RunE: a.with(func(ctx context.Context, c *client.Client, args []string) error {
+			return c.Log(ctx, args[0], p, a.Stdout)
+		}),
+	}
+	f := cmd.Flags()
+	f.BoolVarP(&p.Follow, "follow", "f", false, "go on until the run has ended")
+	f.StringVar(&p.Step, "step", "", "of this step only")
+	f.IntVar(&p.Attempt, "attempt", 0, "of this attempt only (default the last); needs --step")
+	return cmd
+}
+
+func (a *app) runEventsCmd() *cobra.Command {
+	var p client.GetRunEventsParams
+	var follow bool
+	cmd := &cobra.Command{
+		Use: "events ID", Short: "Print the timeline of a run, oldest first", Args: cobra.ExactArgs(1),
+		Long: "Print the timeline of a run, oldest first. With -o json each record is one line.",
+		RunE: a.with(func(ctx context.Context, c *client.Client, args []string) error {
+			show := func(r client.Record) error {
+				if a.format == "json" {
+					return a.line(r)
+				}
+				_, err := fmt.Fprintf(a.Stdout, "%s  %-24s %s\n", a.when(r.At), clean(r.Kind), clean(string(r.Data)))
+				return err
+			}
+			if follow {
+				return c.FollowEvents(ctx, args[0], p.Cursor, show)
+			}
+			l, err := c.Events(ctx, args[0], p)
+			if err != nil {
+				return err
+			}
+			for _, r := range l.Items {
+				if err := show(r); err != nil {
+					return err
+				}
+			}
+			a.more(l.NextCursor)
+			return nil
+		}),
+	}
+	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on until the run has ended")
+	listFlags(cmd, &p.Limit, &p.Cursor)
+	return cmd
+}
+
+func (a *app) runCancelCmd() *cobra.Command {
+	var reason string
+	cmd := &cobra.Command{
+		Use: "cancel ID", Short: "Ask a run to end", Args: cobra.ExactArgs(1),
+		RunE: a.with(func(ctx context.Context, c *client.Client, args []string) error {
+			r, err := c.CancelRun(ctx, args[0], reason)
+			if err != nil {
+				return err
+			}
+			return a.print(r, func(w io.Writer) { fmt.Fprintf(w, "%s\t%s\n", clean(r.ID), r.Status) })
+		}),
+	}
+	cmd.Flags().StringVar(&reason, "reason", "", "why, for the timeline")
+	return cmd
+}
+
+func (a *app) runRetryCmd() *cobra.Command {
+	var from, key string
+	var wait bool
+	cmd := &cobra.Command{
+		Use: "retry ID", Short: "Start a new run like one that ended", Args: cobra.ExactArgs(1),
+		RunE: a.with(func(ctx context.Context, c *client.Client, args []string) error {
+			r, err := c.RetryRun(ctx, args[0], from, key)
+			if err != nil {
+				return err
+			}
+			if wait {
+				return a.watch(ctx, c, r.ID)
+			}
+			return a.print(r, func(w io.Writer) { fmt.Fprintln(w, clean(r.ID)) })
+		}),
+	}
+	cmd.Flags().StringVar(&from, "from", "", "the first step to run again; steps before it keep their results")
+	cmd.Flags().StringVar(&key, "idempotency-key", "", "the same key again answers the run that was started then")
+	cmd.Flags().BoolVar(&wait, "wait", false, "wait until the new run has ended")
+	return cmd
+}
