@@ -12,5 +12,5 @@ import _ "embed"
 //go:embed openapi.yaml
 var Spec []byte
 
-//go:generate go tool -modfile=../tools/go.mod oapi-codegen -config server.cfg.yaml openapi.yaml
-//go:generate go tool -modfile=../tools/go.mod oapi-codegen -config client.cfg.yaml openapi.yaml
+//go:generate go tool -modfile=../tools/go.mod oapi-codegen -config server.cfg.yaml -o ../internal/httpd/openapi/openapi.gen.go openapi.yaml
+//go:generate go tool -modfile=../tools/go.mod oapi-codegen -config client.cfg.yaml -o ../client/types.gen.go openapi.yaml
