@@ -128,6 +128,7 @@ type queue struct {
 	wake   chan struct{}  // one for each committer that should look
 	mu     sync.Mutex
 	calls  []*call
+	busy   int // committers that write
 	closed bool
 }
 
@@ -157,13 +158,29 @@ func (q *queue) drop(k *call) {
 	}
 }
 
+// While another group is being written, a committer lets a small one grow for a
+// moment: a group costs two round trips and a flush, whatever its size.
+const (
+	small  = 48
+	linger = 300 * time.Microsecond
+)
+
 // take waits for calls and returns up to n, or none when the queue was closed.
+// Whoever got some says done when they are written.
 func (q *queue) take(n int) []*call {
+	lingered := false
 	for {
 		q.mu.Lock()
 		if k := min(n, len(q.calls)); k > 0 {
+			if k < min(n, small) && q.busy > 0 && !lingered {
+				q.mu.Unlock()
+				time.Sleep(linger)
+				lingered = true
+				continue
+			}
 			got := append([]*call{}, q.calls[:k]...)
 			q.calls = append(q.calls[:0], q.calls[k:]...)
+			q.busy++
 			q.mu.Unlock()
 			return got
 		}
@@ -174,6 +191,12 @@ func (q *queue) take(n int) []*call {
 		}
 		<-q.wake
 	}
+}
+
+func (q *queue) done() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.busy--
 }
 
 func (q *queue) close() {
@@ -211,6 +234,7 @@ func (w *committer) run() {
 			return
 		}
 		w.group(calls)
+		w.s.queue.done()
 	}
 }
 

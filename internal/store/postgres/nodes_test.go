@@ -124,8 +124,12 @@ func TestNodes(t *testing.T) {
 	const nodes, workers, keys, steps, cuts = 3, 8, 12, 15, 10
 	dsn := pgtest.DSN(t)
 	var stores []*postgres.Store
-	for range nodes {
-		stores = append(stores, open(t, dsn, storetest.Schema(), postgres.Options{}))
+	for i := range nodes {
+		opts := postgres.Options{}
+		if i == 1 { // groups with a border everywhere, and no notifications
+			opts = postgres.Options{Committers: 2, Group: 3, NoListen: true}
+		}
+		stores = append(stores, open(t, dsn, storetest.Schema(), opts))
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()

@@ -2,7 +2,6 @@ package postgres_test
 
 import (
 	"context"
-	"net/url"
 	"sync"
 	"testing"
 	"time"
@@ -32,43 +31,21 @@ func open(t testing.TB, dsn string, schema store.Schema, opts postgres.Options) 
 }
 
 func TestConformance(t *testing.T) {
-	for name, opts := range map[string]postgres.Options{
-		"default":     {},
-		"small parts": {Committers: 2, Group: 3, NoListen: true},
-	} {
-		t.Run(name, func(t *testing.T) {
-			pgtest.DSN(t) // starts the server
-			var dsns sync.Map
-			with := func(t *testing.T, dsn string, schema store.Schema, clock func() time.Time) store.Store {
-				o := opts
-				o.Clock = clock
-				s := open(t, dsn, schema, o)
-				dsns.Store(store.Store(s), dsn)
-				return s
-			}
-			storetest.Run(t, storetest.Options{
-				Open: func(t *testing.T, schema store.Schema, clock func() time.Time) store.Store {
-					return with(t, pgtest.DSN(t), schema, clock)
-				},
-				Reopen: func(t *testing.T, s store.Store, schema store.Schema, clock func() time.Time) store.Store {
-					dsn, _ := dsns.Load(s)
-					return with(t, dsn.(string), schema, clock)
-				},
-				Shared: true,
-			})
-		})
+	pgtest.DSN(t) // starts the server
+	var dsns sync.Map
+	with := func(t *testing.T, dsn string, schema store.Schema, clock func() time.Time) store.Store {
+		s := open(t, dsn, schema, postgres.Options{Clock: clock})
+		dsns.Store(store.Store(s), dsn)
+		return s
 	}
-}
-
-// inSchema is the DSN with a search_path of its own.
-func inSchema(t testing.TB, dsn, schema string) string {
-	t.Helper()
-	u, err := url.Parse(dsn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	q := u.Query()
-	q.Set("search_path", schema)
-	u.RawQuery = q.Encode()
-	return u.String()
+	storetest.Run(t, storetest.Options{
+		Open: func(t *testing.T, schema store.Schema, clock func() time.Time) store.Store {
+			return with(t, pgtest.DSN(t), schema, clock)
+		},
+		Reopen: func(t *testing.T, s store.Store, schema store.Schema, clock func() time.Time) store.Store {
+			dsn, _ := dsns.Load(s)
+			return with(t, dsn.(string), schema, clock)
+		},
+		Shared: true,
+	})
 }
