@@ -52,7 +52,7 @@ func crashSpec(work string, i int) runner.Spec {
 
 func TestServerIsKilled(t *testing.T) {
 	t.Parallel()
-	for seed := range uint64(6) {
+	for seed := range uint64(4) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			rnd := rand.New(rand.NewPCG(seed, 1))
@@ -151,7 +151,7 @@ func TestSupervisorIsKilled(t *testing.T) {
 
 func TestSupervisorIsKilledWhileStarting(t *testing.T) {
 	t.Parallel()
-	for seed := range uint64(3) {
+	for seed := range uint64(2) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			rnd := rand.New(rand.NewPCG(seed, 2))
@@ -195,6 +195,9 @@ func TestSupervisorIsKilledWhileStarting(t *testing.T) {
 			}
 			close(stop)
 			<-killed
+			if _, err := r.List(t.Context()); err != nil { // by a supervisor that tidies up after the last
+				t.Errorf("list: %v", err)
+			}
 			b, _ := os.ReadFile(filepath.Join(work, "executed"))
 			times := map[string]int{}
 			for _, u := range strings.Fields(string(b)) {

@@ -394,6 +394,13 @@ func (s *supervisor) handle(w *frameWriter, q request) {
 		res.ID = q.ID
 		w.send(res)
 	}
+	if u := s.starting(q.Unit); u != nil && q.Op != opStart {
+		go func() {
+			<-u.ready
+			s.handle(w, q)
+		}()
+		return
+	}
 	switch q.Op {
 	case opStart:
 		go func() { reply(s.start(q.Spec)) }()
@@ -438,6 +445,23 @@ func (s *supervisor) handle(w *frameWriter, q request) {
 
 func lostResponse(unit string) response {
 	return response{Kind: waybill.KindLost, Msg: "unit " + unit + " is unknown here or its end was not seen"}
+}
+
+// starting returns the unit of a name while it is not decided whether it runs.
+// That may take long where a disk does not answer.
+func (s *supervisor) starting(name string) *unit {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	u := s.units[name]
+	if u == nil {
+		return nil
+	}
+	select {
+	case <-u.ready:
+		return nil
+	default:
+		return u
+	}
 }
 
 // find returns the unit of a name once it is decided whether it runs.

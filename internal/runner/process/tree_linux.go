@@ -255,16 +255,17 @@ func allPIDs() []int {
 func children() []proc {
 	self := os.Getpid()
 	var pids []int
-	tasks, _ := filepath.Glob("/proc/self/task/*/children")
-	for _, path := range tasks {
-		b, _ := os.ReadFile(path)
-		for _, f := range bytes.Fields(b) {
-			if pid, err := strconv.Atoi(string(f)); err == nil {
-				pids = append(pids, pid)
+	if _, err := os.Stat("/proc/thread-self/children"); err == nil {
+		tasks, _ := filepath.Glob("/proc/self/task/*/children")
+		for _, path := range tasks {
+			b, _ := os.ReadFile(path)
+			for _, f := range bytes.Fields(b) {
+				if pid, err := strconv.Atoi(string(f)); err == nil {
+					pids = append(pids, pid)
+				}
 			}
 		}
-	}
-	if len(tasks) == 0 { // a kernel without these files
+	} else { // a kernel without these files
 		pids = allPIDs()
 	}
 	var out []proc
