@@ -114,63 +114,74 @@ func typeName(t reflect.Type) string {
 // could understand differently or only with much effort: the same name twice in
 // an object, deep nesting, very many names. Those are of the given kind.
 func checkJSON(b []byte, strange waybill.Kind) error {
-	type object struct {
-		names  map[string]bool
-		isName bool
+	if err := scanJSON(b, strange); err != nil {
+		return err
 	}
-	var stack []*object // nil for a list
-	names, whole := 0, false
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.UseNumber()
-	for {
-		tok, err := d.Token()
-		if err == io.EOF {
-			if !whole {
-				return waybill.E(waybill.KindMalformed, "the JSON ends early")
+	var whole json.RawMessage
+	var syntax *json.SyntaxError
+	switch err := json.Unmarshal(b, &whole); {
+	case errors.As(err, &syntax):
+		return waybill.E(waybill.KindMalformed, "the JSON cannot be read at byte %d: %w", syntax.Offset, err)
+	case err != nil:
+		return waybill.E(waybill.KindMalformed, "the JSON cannot be read: %w", err)
+	}
+	return nil
+}
+
+// scanJSON looks for what is strange in one pass and leaves the syntax to others.
+func scanJSON(b []byte, strange waybill.Kind) error {
+	type level struct {
+		object bool
+		value  bool // in an object, a name was read and its value follows
+		names  map[string]struct{}
+	}
+	var stack []level
+	names := 0
+	for i := 0; i < len(b); i++ {
+		switch b[i] {
+		case '{', '[':
+			if len(stack) == maxDepth {
+				return waybill.E(strange, "the JSON is nested more than %d deep", maxDepth)
 			}
-			return nil
-		}
-		if err != nil {
-			return waybill.E(waybill.KindMalformed, "the JSON cannot be read at byte %d: %w", d.InputOffset(), err)
-		}
-		var top *object
-		if len(stack) > 0 {
-			top = stack[len(stack)-1]
-		}
-		if name, ok := tok.(string); ok && top != nil && top.isName {
+			stack = append(stack, level{object: b[i] == '{'})
+		case '}', ']':
+			stack = stack[:max(0, len(stack)-1)]
+		case ',':
+			if len(stack) > 0 {
+				stack[len(stack)-1].value = false
+			}
+		case '"':
+			from := i
+			for i++; i < len(b) && b[i] != '"'; i++ {
+				if b[i] == '\\' {
+					i++
+				}
+			}
+			if len(stack) == 0 || i >= len(b) {
+				continue
+			}
+			top := &stack[len(stack)-1]
+			if !top.object || top.value {
+				continue
+			}
+			top.value = true
+			var name string
+			if json.Unmarshal(b[from:i+1], &name) != nil {
+				continue // the syntax is wrong
+			}
 			if names++; names > maxNames {
 				return waybill.E(strange, "the JSON holds more than %d names", maxNames)
 			}
-			if top.names[name] {
+			if _, twice := top.names[name]; twice {
 				return waybill.E(strange, "the JSON names %q twice in one object", shorten(name, 100))
 			}
-			top.names[name], top.isName = true, false
-			continue
-		}
-		switch tok {
-		case json.Delim('{'):
-			stack = append(stack, &object{names: map[string]bool{}, isName: true})
-		case json.Delim('['):
-			stack = append(stack, nil)
-		case json.Delim('}'), json.Delim(']'):
-			stack = stack[:len(stack)-1]
-		}
-		if len(stack) > maxDepth {
-			return waybill.E(strange, "the JSON is nested more than %d deep", maxDepth)
-		}
-		opened := tok == json.Delim('{') || tok == json.Delim('[')
-		if !opened {
-			// A value ended: in an object the next string is a name again.
-			if len(stack) > 0 && stack[len(stack)-1] != nil {
-				stack[len(stack)-1].isName = true
+			if top.names == nil {
+				top.names = map[string]struct{}{}
 			}
-			if whole = len(stack) == 0; whole {
-				if rest := bytes.TrimSpace(b[d.InputOffset():]); len(rest) > 0 {
-					return waybill.E(waybill.KindMalformed, "text follows the JSON at byte %d", d.InputOffset())
-				}
-			}
+			top.names[name] = struct{}{}
 		}
 	}
+	return nil
 }
 
 // knownFields refuses names that the struct v points to does not have.

@@ -231,7 +231,7 @@ func TestStrictJSON(t *testing.T) {
 		start("twice", `{"vars":{},"vars":{}}`, 400, `twice`),
 		start("twice inside", `{"vars":{"a":{"x":1,"x":2}}}`, 400, `twice`),
 		start("names that differ in case", `{"vars":{"A":1,"a":2}}`, 422, `different case`),
-		start("garbage behind", `{} {}`, 400, `follows`),
+		start("garbage behind", `{} {}`, 400, `after top-level`),
 		start("cut off", `{"vars":`, 400),
 		start("not JSON", `vars`, 400),
 		start("a list", `[]`, 422),

@@ -1,6 +1,7 @@
 package httpd
 
 import (
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -79,5 +80,28 @@ func TestFailuresAreBounded(t *testing.T) {
 	now = now.Add(time.Second)
 	if f.wait("2001:db8:9::3", "x") != 0 {
 		t.Error("nothing is forgiven")
+	}
+}
+
+func BenchmarkCheckJSON(b *testing.B) {
+	many := func(part string) string {
+		var t strings.Builder
+		for i := 0; t.Len() < 1<<20-100; i++ {
+			t.WriteString(strings.ReplaceAll(part, "#", strconv.Itoa(i)))
+		}
+		return t.String()
+	}
+	for name, text := range map[string]string{
+		"deep":  many(`{"a":`),
+		"wide":  "[" + many(`{},`) + "{}]",
+		"names": "{" + many(`"name-#":1,`) + `"z":1}`,
+		"huge":  `{"` + many(`x`) + `":1}`,
+		"twice": "{" + many(`"a":1,`) + `"a":1}`,
+	} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				_ = checkJSON([]byte(text), waybill.KindInvalid) // only its cost matters
+			}
+		})
 	}
 }
