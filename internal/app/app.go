@@ -1,0 +1,442 @@
+// Package app puts the parts of a server together: it is the one place that sees
+// all of them, and it knows in which order they start and stop.
+package app
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/waybill-run/waybill"
+	"github.com/waybill-run/waybill/internal/arrival"
+	"github.com/waybill-run/waybill/internal/auth"
+	"github.com/waybill-run/waybill/internal/blob/file"
+	"github.com/waybill-run/waybill/internal/engine"
+	"github.com/waybill-run/waybill/internal/httpd"
+	"github.com/waybill-run/waybill/internal/object"
+	"github.com/waybill-run/waybill/internal/pipeline"
+	"github.com/waybill-run/waybill/internal/project"
+	"github.com/waybill-run/waybill/internal/queue"
+	"github.com/waybill-run/waybill/internal/runner"
+	"github.com/waybill-run/waybill/internal/runner/process"
+	"github.com/waybill-run/waybill/internal/runner/sim"
+	"github.com/waybill-run/waybill/internal/store"
+	"github.com/waybill-run/waybill/internal/store/postgres"
+	"github.com/waybill-run/waybill/internal/store/sqlite"
+)
+
+// Config is what a server is started with.
+type Config struct {
+	Data    string // data directory
+	Project string // project folder; empty for none
+	Listen  string // host:port; port 0 picks a free one
+	Store   string // "sqlite", or a PostgreSQL URL
+	Blobs   string // folder of objects and logs; empty means one in Data. Servers that share a store share it too
+	TLSCert string
+	TLSKey  string
+	Hosts   []string // further names by which clients may call
+	URL     string   // address by which units call back; empty means the listener's
+	Units   int      // units at once; 0 leaves it to the project's settings
+
+	Version httpd.Version
+	Logger  *slog.Logger
+	// Supervisor is the command that runs a supervisor for a folder, which is
+	// added as its last argument.
+	Supervisor []string
+	// Ready is called once with the address when the server listens.
+	Ready func(url string)
+	// Opened is called once when the store is open and work goes on.
+	Opened func()
+}
+
+// Server is a running server.
+type Server struct {
+	c      Config
+	log    *slog.Logger
+	data   *dataDir
+	http   *httpd.Server
+	web    *http.Server
+	url    string
+	store  store.Store
+	blobs  *file.Store
+	engine *engine.Engine
+	begun  time.Time
+
+	runners  map[string]runner.Runner
+	arrivals *queue.Worker
+	project  *project.Project
+
+	background sync.WaitGroup
+	stop       context.CancelFunc
+	served     chan error
+}
+
+// Run starts a server and stops it when ctx ends. It returns nil after an orderly
+// stop.
+func Run(ctx context.Context, c Config) error {
+	s, err := Start(ctx, c)
+	if err != nil {
+		return err
+	}
+	select {
+	case <-ctx.Done():
+		err = nil
+	case err = <-s.served:
+	}
+	return errors.Join(err, s.Stop())
+}
+
+// Start starts a server. The listener comes up first, so that health can be
+// asked for while the store opens; everything else waits for the store. Its
+// parts live until Stop, whatever becomes of ctx.
+func Start(ctx context.Context, c Config) (_ *Server, err error) {
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	s := &Server{c: c, log: c.Logger, begun: time.Now(), served: make(chan error, 1), runners: map[string]runner.Runner{}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.Stop())
+		}
+	}()
+	if s.data, err = openDataDir(c.Data); err != nil {
+		return s, err
+	}
+	loopback := httpd.Loopback(c.Listen)
+	// Whether a token exists can be told only by the store, which must not be
+	// reachable before that is known; so the check comes before the listener when
+	// the address is not loopback.
+	if !loopback {
+		if err := s.openStore(ctx); err != nil {
+			return s, err
+		}
+		any, err := auth.New(s.store, nil).Any(ctx)
+		if err != nil {
+			return s, err
+		}
+		if !any {
+			return s, waybill.E(waybill.KindInvalid, "%s is not a loopback address and there is no API token", c.Listen).
+				WithOp("start server", "").
+				WithHint("make the first token with: waybill token create --role admin --data %s", c.Data)
+		}
+	}
+	if err := s.listen(loopback); err != nil {
+		return s, err
+	}
+	if s.store == nil {
+		if err := s.openStore(ctx); err != nil {
+			return s, err
+		}
+	}
+	if err := s.work(ctx); err != nil {
+		return s, err
+	}
+	s.log.Info("server ready", "url", s.url, "node", s.data.node, "store", s.store.Info().Engine, "took", time.Since(s.begun).Round(time.Millisecond))
+	if c.Opened != nil {
+		c.Opened()
+	}
+	return s, nil
+}
+
+// URL is the address of the server.
+func (s *Server) URL() string { return s.url }
+
+// Schema is every table of the program.
+func Schema() store.Schema {
+	var all store.Schema
+	for _, part := range []store.Schema{engine.Tables(), object.Tables(), project.Tables(), arrival.Tables(), auth.Tables(), tables()} {
+		all = append(all, part...)
+	}
+	return all
+}
+
+// tableMeta holds what belongs to the store itself: its instance id.
+const tableMeta = "meta"
+
+func tables() store.Schema { return store.Schema{{Name: tableMeta, Version: 1}} }
+
+func (s *Server) listen(loopback bool) error {
+	ln, err := net.Listen("tcp", s.c.Listen)
+	if err != nil {
+		return waybill.E(waybill.KindUnavailable, "%w", err).WithOp("listen", s.c.Listen).
+			WithHint("is another server running? choose another address with --listen")
+	}
+	s.http = httpd.New(httpd.Options{
+		Health: s.health, Version: s.c.Version, Logger: s.log, Loopback: loopback, Hosts: s.c.Hosts, Problems: Problems,
+	})
+	s.web = s.http.HTTP()
+	scheme := "http"
+	if s.c.TLSCert != "" {
+		scheme = "https"
+	}
+	s.url = scheme + "://" + callable(ln.Addr().(*net.TCPAddr))
+	go func() {
+		var err error
+		if s.c.TLSCert != "" {
+			err = s.web.ServeTLS(ln, s.c.TLSCert, s.c.TLSKey)
+		} else {
+			err = s.web.Serve(ln)
+		}
+		if !errors.Is(err, http.ErrServerClosed) {
+			s.served <- fmt.Errorf("serve: %w", err)
+		}
+	}()
+	if s.c.Ready != nil {
+		s.c.Ready(s.url)
+	}
+	return nil
+}
+
+// callable is an address that a unit of this machine can call.
+func callable(a *net.TCPAddr) string {
+	if a.IP.IsUnspecified() {
+		return net.JoinHostPort("127.0.0.1", fmt.Sprint(a.Port))
+	}
+	return a.String()
+}
+
+func (s *Server) openStore(ctx context.Context) (err error) {
+	s.store, err = openStore(ctx, s.c.Store, s.data, s.log)
+	return err
+}
+
+// openStore opens the store that a server of this data directory uses.
+func openStore(ctx context.Context, where string, d *dataDir, log *slog.Logger) (store.Store, error) {
+	switch {
+	case where == "" || where == "sqlite":
+		path := d.join("store.db")
+		marked := d.join("store.used")
+		_, err := os.Stat(marked)
+		st, err := sqlite.Open(ctx, path, Schema(), sqlite.Options{Logger: log, MustExist: err == nil})
+		if err != nil {
+			return nil, err
+		}
+		// From now on an absent file means a lost one.
+		if _, _, err := d.once("store.used", func() string { return "sqlite" }); err != nil {
+			st.Close()
+			return nil, err
+		}
+		return st, nil
+	case strings.HasPrefix(where, "postgres://"), strings.HasPrefix(where, "postgresql://"):
+		st, err := postgres.Open(ctx, where, Schema(), postgres.Options{Logger: log})
+		if err != nil {
+			return nil, err
+		}
+		return st, nil
+	}
+	return nil, waybill.E(waybill.KindInvalid, "the store must be sqlite or a postgres:// URL")
+}
+
+// instance is the id of the store, the same for all its servers.
+func (s *Server) instance(ctx context.Context) (string, error) {
+	for {
+		row, err := s.store.Get(ctx, "", tableMeta, "instance")
+		if err == nil {
+			var id string
+			return id, json.Unmarshal(row.Val, &id)
+		}
+		if !errors.Is(err, store.ErrNotFound) {
+			return "", err
+		}
+		val, err := json.Marshal(waybill.NewID(time.Now()))
+		if err != nil {
+			return "", err
+		}
+		err = s.store.Commit(ctx, &store.Commit{Puts: []store.Put{{Table: tableMeta, Key: "instance", Val: val}}})
+		if err != nil && !errors.Is(err, store.ErrConflict) {
+			return "", err
+		}
+	}
+}
+
+// work starts everything behind the listener.
+func (s *Server) work(ctx context.Context) error {
+	bg, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	s.stop = cancel
+	instance, err := s.instance(ctx)
+	if err != nil {
+		return err
+	}
+	blobDir := s.c.Blobs
+	if blobDir == "" {
+		blobDir = s.data.join("blobs")
+	}
+	if s.blobs, err = file.Open(blobDir); err != nil {
+		return err
+	}
+	if runtime.GOOS == "linux" && len(s.c.Supervisor) > 0 {
+		dir := s.data.join("supervisor")
+		p, err := process.New(process.Options{Dir: dir, Command: append(append([]string{}, s.c.Supervisor...), dir), Logger: s.log})
+		if err != nil {
+			return err
+		}
+		s.runners[p.Name()] = p
+	}
+	simulated := sim.New(sim.Options{Logger: s.log})
+	s.runners[simulated.Name()] = simulated
+
+	if s.project, err = project.Open(ctx, s.store, s.c.Project, project.Options{
+		Parse: ParseOptions(s.runners), Logger: s.log,
+	}); err != nil {
+		return err
+	}
+	settings := s.project.Settings()
+	admin := queue.NewAdmin(s.store, settings.Queue.HighWater)
+	units := s.c.Units
+	if units == 0 {
+		units = settings.Units.Max
+	}
+	s.engine = engine.New(engine.Options{
+		Store: s.store, Blobs: s.blobs, Plans: s.project, Runners: s.runners, Admit: admin.Admit, Logger: s.log,
+		Node: s.data.node, Instance: instance, Secret: s.data.secret, Dir: s.data.join("units"), Project: s.c.Project,
+		BaseEnv: s.baseEnv(settings), URL: s.callbackURL, Units: units, LogCap: settings.Units.LogCap,
+		CallGrace: time.Duration(settings.Callback.Grace), Shared: s.store.Info().Engine != "sqlite",
+	})
+	objects := object.New(s.store, s.blobs, object.Options{Admit: admin.Admit, Logger: s.log})
+	tokens := auth.New(s.store, nil)
+	if err := s.engine.Start(bg); err != nil {
+		return err
+	}
+	if s.arrivals, err = queue.Start(bg, queue.Options{
+		Store: s.store, Topic: queue.TopicArrival, Owner: s.data.node, Logger: s.log,
+		Handler: arrival.New(s.store, s.project, s.engine.Begin, arrival.Options{Logger: s.log}).Handle,
+	}); err != nil {
+		return err
+	}
+	s.background.Go(func() { s.sweep(bg, objects, settings) })
+	s.http.SetReady(httpd.Services{
+		Runs: s.engine, Callbacks: s.engine, Pipelines: s.project, Objects: objects, Queues: admin, Tokens: tokens,
+	})
+	return nil
+}
+
+func (s *Server) callbackURL() string {
+	if s.c.URL != "" {
+		return strings.TrimRight(s.c.URL, "/")
+	}
+	return s.url
+}
+
+// baseEnv is the small environment that every unit begins with. The program's own
+// folder is in the path, so that units can call waybill.
+func (s *Server) baseEnv(settings project.Settings) []string {
+	path := "/usr/local/bin:/usr/bin:/bin"
+	if exe, err := os.Executable(); err == nil {
+		path = filepath.Dir(exe) + ":" + path
+	}
+	env := []string{"PATH=" + path, "LANG=C.UTF-8"}
+	for _, name := range settings.Units.BaseEnv {
+		if v, ok := os.LookupEnv(name); ok {
+			env = append(env, name+"="+v)
+		}
+	}
+	if s.c.Project != "" {
+		env = append(env, "WAYBILL_PROJECT="+s.c.Project)
+	}
+	return env
+}
+
+// ParseOptions are those by which definitions are read where these runners are.
+func ParseOptions(runners map[string]runner.Runner) pipeline.Options {
+	o := pipeline.Options{
+		Env: os.LookupEnv,
+		Check: func(name string, args []string, with json.RawMessage) error {
+			if r := runners[name]; r != nil {
+				return r.Check(args, with)
+			}
+			return nil
+		},
+	}
+	return o
+}
+
+// Problems turns what is wrong in a definition into what the API tells.
+func Problems(err error) []httpd.SourceProblem {
+	var ps pipeline.Problems
+	if !errors.As(err, &ps) {
+		return nil
+	}
+	out := make([]httpd.SourceProblem, len(ps))
+	for i, p := range ps {
+		out[i] = httpd.SourceProblem{Msg: p.Msg, File: p.File, Line: p.Line, Column: p.Column, Hint: p.Hint}
+	}
+	return out
+}
+
+func (s *Server) health(ctx context.Context) waybill.Health {
+	h := waybill.Health{Status: "ok", Checks: map[string]string{}, Node: s.data.node, Uptime: time.Since(s.begun).Seconds()}
+	check := func(name string, err error) {
+		h.Checks[name] = "ok"
+		if err != nil {
+			h.Checks[name], h.Status = err.Error(), "degraded"
+		}
+	}
+	h.Store = s.store.Info().Engine
+	// A write, because a full disk still lets us read.
+	check("store", s.store.Commit(ctx, &store.Commit{Puts: []store.Put{{Table: tableMeta, Key: "health", Rev: store.AnyRev, Val: []byte(`true`)}}}))
+	return h
+}
+
+// Stop ends the server in the reverse order of its start: nothing new comes in,
+// what is being answered is answered, the engine lets go of its units, which go
+// on, and the store is closed last.
+func (s *Server) Stop() error {
+	var errs []error
+	if s.http != nil {
+		s.http.Drain()
+	}
+	if s.web != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		if err := s.web.Shutdown(ctx); err != nil {
+			errs = append(errs, s.web.Close())
+		}
+		cancel()
+	}
+	if s.arrivals != nil {
+		s.arrivals.Stop()
+	}
+	if s.engine != nil {
+		s.engine.Stop()
+	}
+	if s.stop != nil {
+		s.stop()
+	}
+	s.background.Wait()
+	for _, r := range s.runners {
+		errs = append(errs, r.Close())
+	}
+	if s.project != nil {
+		errs = append(errs, s.project.Close())
+	}
+	if s.store != nil {
+		errs = append(errs, s.store.Close())
+	}
+	if s.data != nil {
+		errs = append(errs, s.data.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// OpenTokens opens the tokens of a server that is stopped.
+func OpenTokens(ctx context.Context, data, where string) (*auth.Tokens, func() error, error) {
+	d, err := openDataDir(data)
+	if err != nil {
+		return nil, nil, err
+	}
+	st, err := openStore(ctx, where, d, slog.New(slog.DiscardHandler))
+	if err != nil {
+		d.Close()
+		return nil, nil, err
+	}
+	return auth.New(st, nil), func() error { return errors.Join(st.Close(), d.Close()) }, nil
+}

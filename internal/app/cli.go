@@ -1,0 +1,199 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/waybill-run/waybill"
+	"github.com/waybill-run/waybill/client"
+	"github.com/waybill-run/waybill/internal/cli"
+	"github.com/waybill-run/waybill/internal/httpd"
+	"github.com/waybill-run/waybill/internal/pipeline"
+	"github.com/waybill-run/waybill/internal/runner"
+	"github.com/waybill-run/waybill/internal/runner/process"
+	"github.com/waybill-run/waybill/internal/runner/sim"
+)
+
+// version is set when the program is built for release.
+var version = "dev"
+
+func buildVersion() httpd.Version {
+	v := httpd.Version{Version: version, Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
+	return v
+}
+
+// CLI is what the command line needs from the program: the commands that work on
+// this machine instead of talking to a server.
+func CLI() cli.Deps {
+	return cli.Deps{
+		Version:  client.Version(buildVersion()),
+		Commands: []*cobra.Command{upCommand(), superviseCommand()},
+		Validate: validate,
+		OpenTokens: func(ctx context.Context, data string) (waybill.Tokens, io.Closer, error) {
+			t, closer, err := OpenTokens(ctx, data, os.Getenv("WAYBILL_STORE"))
+			return t, closeFunc(closer), err
+		},
+	}
+}
+
+type closeFunc func() error
+
+func (f closeFunc) Close() error { return f() }
+
+// serverFlags are those of every command that runs a server.
+func serverFlags(cmd *cobra.Command, c *Config) {
+	f := cmd.Flags()
+	f.StringVar(&c.Listen, "listen", "127.0.0.1:4040", "address to serve on; port 0 picks a free one")
+	f.StringVar(&c.Store, "store", envOr("WAYBILL_STORE", "sqlite"), "sqlite, or a postgres:// URL (WAYBILL_STORE)")
+	f.StringVar(&c.Blobs, "blobs", "", "folder of objects and logs (default: in the data directory); servers with one store share it")
+	f.StringVar(&c.TLSCert, "tls-cert", "", "file with the certificate to serve with")
+	f.StringVar(&c.TLSKey, "tls-key", "", "file with the certificate's key")
+	f.StringSliceVar(&c.Hosts, "host", nil, "further host `name` by which clients may call; repeatable")
+	f.StringVar(&c.URL, "url", "", "address by which units call back (default: the one served on)")
+	f.IntVar(&c.Units, "max-units", 0, "units at once (default: the project's units.max, or 16)")
+}
+
+func envOr(name, def string) string {
+	if v := os.Getenv(name); v != "" {
+		return v
+	}
+	return def
+}
+
+func upCommand() *cobra.Command {
+	var c Config
+	var level, format string
+	cmd := &cobra.Command{
+		Use:   "up",
+		Short: "Run a server",
+		Long: `Run a server: the API, the runs and their units.
+
+On a loopback address no login is needed. On any other the server refuses to start until there
+is an API token; make the first one with "waybill token create --role admin --data DIR".
+
+SIGTERM and SIGINT end it in order. Units go on and are taken up at the next start.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			logger, err := newLogger(cmd.ErrOrStderr(), level, format)
+			if err != nil {
+				return err
+			}
+			if (c.TLSCert == "") != (c.TLSKey == "") {
+				return waybill.E(waybill.KindInvalid, "--tls-cert and --tls-key go together").WithOp("start server", "")
+			}
+			if c.Project, err = filepath.Abs(c.Project); err != nil {
+				return err
+			}
+			c.Logger, c.Version = logger, buildVersion()
+			if c.Supervisor, err = supervisor(); err != nil {
+				return err
+			}
+			c.Ready = func(url string) { fmt.Fprintf(cmd.ErrOrStderr(), "waybill: serving on %s\n", url) }
+			tuneMemory()
+			return Run(cmd.Context(), c)
+		},
+	}
+	serverFlags(cmd, &c)
+	cmd.Flags().StringVar(&c.Project, "project", ".", "project folder: waybill.yaml and pipelines/*.yaml")
+	cmd.Flags().StringVar(&c.Data, "data", ".waybill", "data directory")
+	cmd.Flags().StringVar(&level, "log-level", envOr("WAYBILL_LOG_LEVEL", "info"), "debug, info, warn or error")
+	cmd.Flags().StringVar(&format, "log-format", envOr("WAYBILL_LOG_FORMAT", "text"), "text or json")
+	return cmd
+}
+
+// tuneMemory makes the collector return memory sooner: a server is idle most of
+// the time, and its peak is short.
+func tuneMemory() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(75)
+	}
+}
+
+func newLogger(w io.Writer, level, format string) (*slog.Logger, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return nil, waybill.E(waybill.KindInvalid, "log level %q: want debug, info, warn or error", level)
+	}
+	o := &slog.HandlerOptions{Level: l}
+	switch format {
+	case "text":
+		return slog.New(slog.NewTextHandler(w, o)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(w, o)), nil
+	}
+	return nil, waybill.E(waybill.KindInvalid, "log format %q: want text or json", format)
+}
+
+// supervisor is the command by which this program runs as a supervisor.
+func supervisor() ([]string, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	return []string{exe, "supervise", "--dir"}, nil
+}
+
+func superviseCommand() *cobra.Command {
+	var dir string
+	cmd := &cobra.Command{
+		Use:    "supervise",
+		Short:  "Keep the processes of a server (started by the server itself)",
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			logger := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
+			err := process.Supervise(cmd.Context(), dir, process.SupervisorOptions{Logger: logger})
+			if waybill.IsKind(err, waybill.KindConflict) {
+				return nil // another one was faster
+			}
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&dir, "dir", "", "folder of the supervisor")
+	if err := cmd.MarkFlagRequired("dir"); err != nil {
+		panic(err) // the flag was just made
+	}
+	return cmd
+}
+
+// localRunners can check steps without a server.
+func localRunners() map[string]runner.Runner {
+	return map[string]runner.Runner{"process": &process.Runner{}, "sim": sim.New(sim.Options{})}
+}
+
+// validate checks a definition, or all of a project folder.
+func validate(path string) ([]client.SourceProblem, error) {
+	st, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	o := ParseOptions(localRunners())
+	if st.IsDir() {
+		_, err = pipeline.Load(os.DirFS(path), o)
+	} else {
+		var src []byte
+		if src, err = os.ReadFile(path); err != nil {
+			return nil, err
+		}
+		_, err = pipeline.Parse(strings.TrimPrefix(path, "./"), src, o)
+	}
+	var ps pipeline.Problems
+	if !errors.As(err, &ps) {
+		return nil, err
+	}
+	out := make([]client.SourceProblem, len(ps))
+	for i, p := range ps {
+		out[i] = client.SourceProblem{Msg: p.Msg, File: p.File, Line: p.Line, Column: p.Column, Hint: p.Hint}
+	}
+	return out, nil
+}

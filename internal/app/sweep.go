@@ -1,0 +1,39 @@
+package app
+
+import (
+	"context"
+	"time"
+
+	"github.com/waybill-run/waybill/internal/object"
+	"github.com/waybill-run/waybill/internal/project"
+)
+
+// sweepEvery is how often retention is carried out.
+const sweepEvery = 10 * time.Minute
+
+// sweep forgets what is older than the project's settings keep it, so that a disk
+// does not fill.
+func (s *Server) sweep(ctx context.Context, objects *object.Objects, settings project.Settings) {
+	for {
+		t := time.NewTimer(sweepEvery)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return
+		case <-t.C:
+		}
+		runs, err := s.engine.Sweep(ctx, time.Duration(settings.Retention.Runs))
+		if err == nil {
+			err = objects.Sweep(ctx, s.store.Now(), object.Keep{
+				Versions: time.Duration(settings.Retention.Objects), References: s.engine.References,
+			})
+		}
+		switch {
+		case ctx.Err() != nil:
+		case err != nil:
+			s.log.Warn("retention failed", "err", err)
+		case runs > 0:
+			s.log.Info("old runs forgotten", "runs", runs)
+		}
+	}
+}

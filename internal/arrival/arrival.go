@@ -1,0 +1,121 @@
+// Package arrival turns what arrived into runs.
+package arrival
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+
+	"github.com/waybill-run/waybill"
+	"github.com/waybill-run/waybill/internal/object"
+	"github.com/waybill-run/waybill/internal/pipeline"
+	"github.com/waybill-run/waybill/internal/project"
+	"github.com/waybill-run/waybill/internal/queue"
+	"github.com/waybill-run/waybill/internal/store"
+)
+
+// Matcher finds the pipelines that an object starts.
+type Matcher interface {
+	Matching(ctx context.Context, bucket, key string) ([]project.Match, error)
+}
+
+// Begin makes a run and the commit that accepts it.
+type Begin func(plan *pipeline.Plan, version int, ev waybill.Event, params, vars waybill.Vars) (waybill.Run, *store.Commit, error)
+
+// MaxHops is how many arrivals may lead to another before that is taken for a loop.
+const MaxHops = 10
+
+// tableLedger remembers which version of an object started which pipeline. Key:
+// pipeline, bucket/key and version.
+const tableLedger = "ledger"
+
+// Tables are the descriptors of the package's tables.
+func Tables() store.Schema { return store.Schema{{Name: tableLedger, Version: 1}} }
+
+// Options of Arrivals.
+type Options struct{ Logger *slog.Logger }
+
+// Arrivals handles the topic "arrival".
+type Arrivals struct {
+	store   store.Store
+	matcher Matcher
+	begin   Begin
+	log     *slog.Logger
+}
+
+// New returns the handler of arrivals.
+func New(s store.Store, m Matcher, b Begin, o Options) *Arrivals {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Arrivals{s, m, b, o.Logger}
+}
+
+// Handle starts one run of every pipeline that matches an object, all in the
+// commit that ends the message. The ledger says which have been started: an arrival that is
+// told twice starts nothing again. A pipeline that cannot be started does not
+// keep the others from it: they start first, and the message is buried for it.
+func (a *Arrivals) Handle(ctx context.Context, m *store.Msg) (*store.Commit, error) {
+	var in object.Arrival
+	if err := json.Unmarshal(m.Body, &in); err != nil {
+		return nil, queue.Bury("unreadable arrival: %v", err)
+	}
+	o := in.Event.Object
+	if o == nil || o.Version == "" {
+		return nil, queue.Bury("an arrival without an object")
+	}
+	if in.Hops > MaxHops {
+		return nil, queue.Bury("loop: %d arrivals led to this one", in.Hops)
+	}
+	if in.Hops > 0 {
+		data, err := json.Marshal(map[string]int{"hops": in.Hops})
+		if err != nil {
+			return nil, err
+		}
+		in.Event.Data = data
+	}
+	matches, err := a.matcher.Matching(ctx, o.Bucket, o.Key)
+	if err != nil {
+		return nil, err
+	}
+	all := &store.Commit{Tenant: m.Tenant}
+	var broken []string
+	for _, match := range matches {
+		key := strings.Join([]string{match.Plan.Name, o.Bucket + "/" + o.Key, o.Version}, "\x01")
+		if _, err := a.store.Get(ctx, m.Tenant, tableLedger, key); err == nil {
+			continue
+		} else if !errors.Is(err, store.ErrNotFound) {
+			return nil, err
+		}
+		run, c, err := a.begin(match.Plan, match.Version, in.Event, waybill.Vars{}, waybill.Vars{})
+		if err != nil {
+			switch waybill.KindOf(err) {
+			case waybill.KindInvalid, waybill.KindTooLarge, waybill.KindMalformed:
+				broken = append(broken, fmt.Sprintf("pipeline %s cannot start: %v", match.Plan.Name, err))
+				continue
+			}
+			return nil, err
+		}
+		val, err := json.Marshal(map[string]string{"run": run.ID})
+		if err != nil {
+			return nil, err
+		}
+		all.Puts = append(append(all.Puts, c.Puts...), store.Put{Table: tableLedger, Key: key, Val: val})
+		all.Sends = append(all.Sends, c.Sends...)
+		all.Events = append(all.Events, c.Events...)
+	}
+	if len(broken) == 0 {
+		return all, nil
+	}
+	// The message ends as a dead letter, so what did start is committed before; the
+	// ledger keeps it from starting again when the letter is sent again.
+	if len(all.Puts) > 0 {
+		if err := a.store.Commit(ctx, all); err != nil {
+			return nil, err
+		}
+	}
+	return nil, queue.Bury("%s", strings.Join(broken, "; "))
+}
