@@ -27,7 +27,7 @@ const (
 		) w WHERE l.topic = w.topic AND l.tenant = w.tenant AND l.key = w.key AND NOT EXISTS (SELECT FROM topic t WHERE t.topic = $1 AND t.paused)
 		RETURNING l.tenant, l.key, w.rank, l.prio, l.attempt, l.fails, l.tail - l.n + 1, l.held, l.due`
 
-	retake = `UPDATE lane l SET rank = NULL, ready_at = $2, token = $3, owner = $4, held = least(l.n, $5::bigint) FROM (
+	retake = `UPDATE lane l SET rank = NULL, ready_at = $2, token = $3, owner = $4, attempt = l.attempt + 1, held = least(l.n, $5::bigint) FROM (
 			SELECT topic, tenant, key, ready_at FROM lane WHERE topic = $1 AND owner = $4 AND token <> '' ORDER BY topic, tenant, key FOR UPDATE
 		) w WHERE l.topic = w.topic AND l.tenant = w.tenant AND l.key = w.key
 		RETURNING l.tenant, l.key, w.ready_at, l.prio, l.attempt, l.fails, l.tail - l.n + 1, l.held, l.due`
@@ -116,7 +116,7 @@ func (s *Store) claim(ctx context.Context, r store.ClaimRequest, got *store.Clai
 		s.readMsgs(b, lanes, r, now, token)
 	}
 	if !wait {
-		if per > 1 && !r.Reclaim {
+		if per > 1 {
 			countExtra(b, r.Topic, lanes)
 		}
 		b.Queue("COMMIT")
@@ -128,7 +128,7 @@ func (s *Store) claim(ctx context.Context, r store.ClaimRequest, got *store.Clai
 		b = &pgx.Batch{}
 		deferred = s.giveBack(b, r, lanes)
 		lanes = slices.DeleteFunc(lanes, func(t *taken) bool { return len(t.msgs) == 0 })
-		if per > 1 && !r.Reclaim {
+		if per > 1 {
 			countExtra(b, r.Topic, lanes)
 		}
 		b.Queue("COMMIT")
@@ -181,12 +181,9 @@ func (s *Store) readMsgs(b *pgx.Batch, lanes []*taken, r store.ClaimRequest, now
 			}
 			m := &store.Msg{Tenant: t.tenant, Topic: r.Topic, Key: t.key, Seq: seq, Body: body, Token: token,
 				Priority: int(t.prio), SentAt: micros(sent)}
-			switch {
-			case seq == t.head:
+			if seq == t.head {
 				m.Attempt, m.Fails = extra+int(t.attempt), int(t.fails)
-			case r.Reclaim:
-				m.Attempt = extra
-			default:
+			} else {
 				m.Attempt = extra + 1
 			}
 			m.Attempt = max(1, m.Attempt)

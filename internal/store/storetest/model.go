@@ -158,7 +158,7 @@ func (m *machine) claim(reclaim bool) {
 		l := m.model.lanes[key]
 		n := 0
 		for ; i < len(got.Msgs) && got.Msgs[i].Key == key; i++ {
-			m.delivered(l, n, got.Msgs[i], reclaim)
+			m.delivered(l, n, got.Msgs[i])
 			n++
 		}
 		full := 0
@@ -201,16 +201,14 @@ func (m *machine) claim(reclaim bool) {
 }
 
 // delivered checks the i-th message of a lane and counts its delivery.
-func (m *machine) delivered(l *modelLane, i int, msg *store.Msg, reclaim bool) {
+func (m *machine) delivered(l *modelLane, i int, msg *store.Msg) {
 	if i >= len(l.msgs) || l.msgs[i].id != string(msg.Body) {
 		m.Fatalf("message %s of lane %s is not number %d", msg.Body, msg.Key, i)
 	}
 	mm := l.msgs[i]
-	if !reclaim {
-		mm.counts++
-		if i == 0 {
-			mm.asHead++
-		}
+	mm.counts++
+	if i == 0 {
+		mm.asHead++
 	}
 	if msg.Fails != mm.fails || msg.Attempt < max(1, mm.asHead) || msg.Attempt > max(1, mm.counts) {
 		m.Fatalf("message %s: attempt %d, fails %d; want %d to %d, and %d",
