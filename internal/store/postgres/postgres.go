@@ -48,7 +48,7 @@ type Store struct {
 	tables map[string]*table
 	where  string
 	schema string // of the database, where our tables are
-	base   int64  // of event positions; see events.go
+	base   int64  // of event positions; see read.go
 	lockID int32  // of this schema, among advisory locks
 	clock  func() time.Time
 
