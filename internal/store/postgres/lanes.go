@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/base64"
@@ -109,7 +110,7 @@ func (s *Store) claim(ctx context.Context, r store.ClaimRequest, got *store.Clai
 	if err := conn.SendBatch(ctx, b).Close(); err != nil {
 		return 0, undo(conn.Conn(), err)
 	}
-	slices.SortStableFunc(lanes, func(a, b *taken) int { return int(max(-1, min(1, a.rank-b.rank))) })
+	slices.SortStableFunc(lanes, func(a, b *taken) int { return cmp.Compare(a.rank, b.rank) })
 
 	// The heads are read by another statement: one that began before the lanes
 	// were locked might see older messages than they hold.
