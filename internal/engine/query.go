@@ -1,12 +1,14 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/waybill-run/waybill"
@@ -56,6 +58,9 @@ func (e *Engine) Run(ctx context.Context, id string) (waybill.RunDetail, error) 
 		}
 		d.Steps = append(d.Steps, st)
 	}
+	slices.SortStableFunc(d.Attempts, func(a, b waybill.Attempt) int {
+		return cmp.Or(cmp.Compare(begun[a.Step].Index, begun[b.Step].Index), cmp.Compare(a.Number, b.Number))
+	})
 	return d, nil
 }
 

@@ -189,7 +189,7 @@ func (w *writer) revision(t *table, tenant, key string) (rowState, error) {
 	}
 	var st rowState
 	err := w.query(t.revision, []any{tenant, key}, func(v []driver.Value) error {
-		st = rowState{v[0].(int64), v[1].(int64), text(v[2])}
+		st = rowState{id: v[0].(int64), rev: v[1].(int64), counters: text(v[2])}
 		return nil
 	})
 	if err == nil {
@@ -210,10 +210,11 @@ func (w *writer) put(tenant string, x *put) error {
 		w.revs[k] = rowState{}
 	case have.rev == 0:
 		have.id, err = w.insert(x.table.insert, append(x.table.values(1, x.Val, x.Derived), tenant, x.Key)...)
-		w.revs[k] = rowState{have.id, 1, x.counters}
+		w.revs[k] = rowState{have.id, 1, x.counters, x.Columns}
 	default:
-		_, err = w.exec(x.table.update, append(x.table.values(have.rev+1, x.Val, x.Derived), have.id)...)
-		w.revs[k] = rowState{have.id, have.rev + 1, x.counters}
+		q, args := x.table.update(have.rev+1, x.Val, x.Derived, have.columns)
+		_, err = w.exec(q, append(args, have.id)...)
+		w.revs[k] = rowState{have.id, have.rev + 1, x.counters, x.Columns}
 	}
 	if have.counters != x.counters {
 		for _, name := range split(have.counters) {

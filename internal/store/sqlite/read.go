@@ -20,8 +20,18 @@ func (s *Store) Get(ctx context.Context, tenant, table, key string) (store.Row, 
 		return store.Row{}, err
 	}
 	r := store.Row{Tenant: tenantOf(tenant), Key: key}
-	err = s.read.QueryRowContext(ctx, "SELECT rev, val FROM "+t.sqlName()+" WHERE tenant=? AND key=?", r.Tenant, key).Scan(&r.Rev, &r.Val)
-	if err == sql.ErrNoRows {
+	rows, err := s.query(ctx, "SELECT rev, val FROM "+t.sqlName()+" WHERE tenant=? AND key=?", r.Tenant, key)
+	if err != nil {
+		return store.Row{}, unavailable(err)
+	}
+	found := rows.Next()
+	if found {
+		err = rows.Scan(&r.Rev, &r.Val)
+	}
+	if cerr := errorsOf(rows); err == nil {
+		err = cerr
+	}
+	if err == nil && !found {
 		return store.Row{}, store.ErrNotFound
 	}
 	return r, unavailable(err)
@@ -33,14 +43,15 @@ func (s *Store) Scan(ctx context.Context, tenant, table, prefix string, limit in
 	if err != nil {
 		return nil, err
 	}
-	if limit <= 0 {
-		limit = -1
-	}
 	q, args := "SELECT tenant, key, rev, val FROM "+t.sqlName()+" WHERE tenant=? AND key>=?", []any{tenantOf(tenant), prefix}
 	if end := prefixEnd(prefix); end != "" {
 		q, args = q+" AND key<?", append(args, end)
 	}
-	return s.rows(ctx, q+" ORDER BY key LIMIT ?", append(args, limit))
+	q += " ORDER BY key"
+	if limit > 0 {
+		q += fmt.Sprintf(" LIMIT %d", limit)
+	}
+	return s.rows(ctx, q, args)
 }
 
 // prefixEnd is the first text after all those that begin with prefix, or empty
@@ -54,8 +65,37 @@ func prefixEnd(prefix string) string {
 	return ""
 }
 
+// maxReaders bounds how many statements are kept prepared for reading.
+const maxReaders = 200
+
+// reader returns a prepared statement: preparing costs several times what most of
+// them take to run. It returns nil for a new one when there are enough.
+func (s *Store) reader(ctx context.Context, q string) (*sql.Stmt, error) {
+	s.readersMu.Lock()
+	defer s.readersMu.Unlock()
+	if st, ok := s.readers[q]; ok || len(s.readers) >= maxReaders {
+		return st, nil
+	}
+	st, err := s.read.PrepareContext(ctx, q)
+	if err == nil {
+		s.readers[q] = st
+	}
+	return st, err
+}
+
+func (s *Store) query(ctx context.Context, q string, args ...any) (*sql.Rows, error) {
+	st, err := s.reader(ctx, q)
+	switch {
+	case err != nil:
+		return nil, err
+	case st == nil:
+		return s.read.QueryContext(ctx, q, args...)
+	}
+	return st.QueryContext(ctx, args...)
+}
+
 func (s *Store) rows(ctx context.Context, q string, args []any) ([]store.Row, error) {
-	rows, err := s.read.QueryContext(ctx, q, args...)
+	rows, err := s.query(ctx, q, args...)
 	if err != nil {
 		return nil, unavailable(err)
 	}
@@ -208,7 +248,7 @@ func (s *Store) segment(ctx context.Context, t *table, q store.Query, kind store
 		where = " WHERE " + strings.Join(conds, " AND ")
 	}
 	stmt := fmt.Sprintf("SELECT tenant, key, rev, val, %s FROM %s%s ORDER BY %s LIMIT %d", col, t.sqlName(), where, strings.Join(order, ","), limit)
-	rows, err := s.read.QueryContext(ctx, stmt, args...)
+	rows, err := s.query(ctx, stmt, args...)
 	if err != nil {
 		return nil, nil, unavailable(err)
 	}
@@ -357,7 +397,7 @@ func (s *Store) Tail(ctx context.Context, after store.Cursor, n int) ([]store.St
 	if err != nil {
 		return nil, err
 	}
-	return s.events(ctx, "SELECT seq, tenant, subject, kind, at, data FROM event WHERE seq>? ORDER BY seq LIMIT ?", seq, n)
+	return s.events(ctx, fmt.Sprintf("SELECT seq, tenant, subject, kind, at, data FROM event WHERE seq>? ORDER BY seq LIMIT %d", n), seq)
 }
 
 // Events implements store.Store.
@@ -366,12 +406,12 @@ func (s *Store) Events(ctx context.Context, tenant, subject string, after store.
 	if err != nil {
 		return nil, err
 	}
-	return s.events(ctx, `SELECT seq, tenant, subject, kind, at, data FROM event
-		WHERE subject=? AND tenant=? AND seq>? ORDER BY seq LIMIT ?`, subject, tenantOf(tenant), seq, n)
+	return s.events(ctx, fmt.Sprintf(`SELECT seq, tenant, subject, kind, at, data FROM event
+		WHERE subject=? AND tenant=? AND seq>? ORDER BY seq LIMIT %d`, n), subject, tenantOf(tenant), seq)
 }
 
 func (s *Store) events(ctx context.Context, q string, args ...any) ([]store.StoredEvent, error) {
-	rows, err := s.read.QueryContext(ctx, q, args...)
+	rows, err := s.query(ctx, q, args...)
 	if err != nil {
 		return nil, unavailable(err)
 	}

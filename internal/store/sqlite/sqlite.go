@@ -60,6 +60,9 @@ type Store struct {
 	write *sql.DB
 	wconn *sql.Conn
 
+	readersMu sync.Mutex
+	readers   map[string]*sql.Stmt // by their text
+
 	bells *bells
 	ops   chan *op
 	quit  chan struct{} // closed by Close
@@ -89,7 +92,7 @@ func Open(ctx context.Context, path string, schema store.Schema, opts Options) (
 	s := &Store{
 		path: path, schema: schema, log: opts.Logger, clock: opts.Clock, group: opts.Group,
 		bells: newBells(), ops: make(chan *op, 4096), quit: make(chan struct{}), done: make(chan struct{}),
-		paused: map[string]bool{},
+		paused: map[string]bool{}, readers: map[string]*sql.Stmt{},
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)

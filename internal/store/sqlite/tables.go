@@ -13,7 +13,7 @@ import (
 // table is a registered table with the statements the writer needs for it.
 type table struct {
 	*store.Table
-	insert, update, remove, revision string
+	insert, remove, revision string
 }
 
 func (t *table) sqlName() string { return "t_" + t.Name }
@@ -24,13 +24,8 @@ func newTable(t *store.Table) *table {
 	for _, c := range t.Columns {
 		cols = append(cols, column(c.Name))
 	}
-	set := make([]string, len(cols))
-	for i, c := range cols {
-		set[i] = c + "=?"
-	}
 	x.insert = fmt.Sprintf("INSERT INTO %s (%s,tenant,key) VALUES (%s)", x.sqlName(),
 		strings.Join(cols, ","), strings.TrimSuffix(strings.Repeat("?,", len(cols)+2), ","))
-	x.update = fmt.Sprintf("UPDATE %s SET %s WHERE id=?", x.sqlName(), strings.Join(set, ","))
 	x.remove = fmt.Sprintf("DELETE FROM %s WHERE id=?", x.sqlName())
 	x.revision = fmt.Sprintf("SELECT id, rev, counters FROM %s WHERE tenant=? AND key=?", x.sqlName())
 	return x
@@ -216,7 +211,30 @@ func (s *Store) rederive(ctx context.Context, tx *sql.Tx, t *store.Table) error 
 	return nil
 }
 
-// values are the first arguments of insert and update, in their order.
+// update is the statement that changes a row, and its arguments without the row's
+// number. Columns that keep their value are left out: SQLite would take their
+// entries out of every index and put them back. A nil old means that the values
+// are not known.
+func (t *table) update(rev int64, val []byte, d store.Derived, old []any) (string, []any) {
+	var b strings.Builder
+	b.WriteString("UPDATE ")
+	b.WriteString(t.sqlName())
+	b.WriteString(" SET rev=?, val=?, counters=?")
+	args := append(make([]any, 0, 5+len(d.Columns)), rev, val, strings.Join(d.Counters, "\n"))
+	for i, c := range t.Columns {
+		if old != nil && old[i] == d.Columns[i] {
+			continue
+		}
+		b.WriteString(", ")
+		b.WriteString(column(c.Name))
+		b.WriteString("=?")
+		args = append(args, d.Columns[i])
+	}
+	b.WriteString(" WHERE id=?")
+	return b.String(), args
+}
+
+// values are the first arguments of insert, in their order.
 func (t *table) values(rev int64, val []byte, d store.Derived) []any {
 	args := make([]any, 0, 5+len(d.Columns))
 	args = append(args, rev, val, strings.Join(d.Counters, "\n"))

@@ -93,6 +93,7 @@ type rowState struct {
 	id       int64 // row number
 	rev      int64 // 0: there is no such row
 	counters string
+	columns  []any // derived ones; nil when they are not known
 }
 
 type counterKey struct{ table, tenant, name string }
