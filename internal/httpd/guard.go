@@ -142,7 +142,7 @@ func requestID(r *http.Request, now time.Time) string {
 func (s *Server) access(r *http.Request, c *call, took time.Duration) {
 	level := slog.LevelDebug
 	switch {
-	case c.w.status >= 500 && c.kind != waybill.KindUnavailable:
+	case c.w.status >= 500 && c.w.status != http.StatusServiceUnavailable:
 		level = slog.LevelError
 	case c.w.status >= 500, took > s.opt.Limits.Slow && !c.stream:
 		level = slog.LevelInfo

@@ -185,7 +185,8 @@ func pause(ctx context.Context, d time.Duration) bool {
 }
 
 func (u *unit) heartbeats(ctx context.Context) {
-	url := env(u.spec, "WAYBILL_CALLBACK")
+	// Heartbeats go beside the callback.
+	url := strings.TrimSuffix(env(u.spec, "WAYBILL_CALLBACK"), "/callback")
 	for pause(ctx, time.Duration(u.set.Heartbeat)) && url != "" {
 		u.r.post(ctx, url+"/heartbeat", env(u.spec, "WAYBILL_TOKEN"), struct{}{})
 	}
