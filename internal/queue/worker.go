@@ -17,13 +17,15 @@ import (
 	"sync"
 	"time"
 
+	"github.com/waybill-run/waybill"
 	"github.com/waybill-run/waybill/internal/store"
 )
 
 // Handler works on one message. It returns what is to be committed together with
 // the end of the message (nil: nothing more), or an error: see Retry, Yield, Bury
-// and ErrLeave; any other error is a failure that is tried again with backoff. Its
-// context ends when the lease is lost or the worker stops.
+// and ErrLeave; an error of waybill.KindInvalid, KindMalformed or KindTooLarge buries
+// it; any other error is a failure that is tried again with backoff. Its context
+// ends when the lease is lost or the worker stops.
 type Handler func(ctx context.Context, m *store.Msg) (*store.Commit, error)
 
 // Options of a worker.
@@ -43,7 +45,8 @@ type Options struct {
 	MaxDeliveries int // deliveries without an outcome after which it is buried as a killer of workers; 0 means 10, negative no limit
 	Backoff       func(fails int) time.Duration
 
-	// Committed is called after a handler's commit was made; it must not block.
+	// Committed is called after a handler's commit was made; it must not block. It
+	// is not called when the store's answer was lost on the way.
 	Committed func(m *store.Msg, c *store.Commit)
 	// Buried is called when a message is about to be buried, and may add to the
 	// commit that does it: what waits for the message must not wait for ever.
@@ -59,7 +62,14 @@ type Worker struct {
 	wg    sync.WaitGroup
 
 	mu     sync.Mutex
-	active map[*store.Msg]context.CancelCauseFunc
+	active map[*session]bool
+}
+
+// session is the claimed messages of one lane, worked on in order.
+type session struct {
+	left   []*store.Msg // the first is in work; guarded by Worker.mu
+	last   *store.Msg
+	cancel context.CancelCauseFunc
 }
 
 // Backoff is the default wait after a number of failures: 0.5 s, doubled each
@@ -96,7 +106,7 @@ func Start(ctx context.Context, o Options) (*Worker, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	w := &Worker{o: o, slots: make(chan struct{}, o.Slots), active: map[*store.Msg]context.CancelCauseFunc{}}
+	w := &Worker{o: o, slots: make(chan struct{}, o.Slots), active: map[*session]bool{}}
 	w.ctx, w.stop = context.WithCancelCause(context.WithoutCancel(ctx))
 	held, err := o.Store.Claim(ctx, store.ClaimRequest{Topic: o.Topic, Owner: o.Owner, PerLane: o.PerLane, Lease: o.Lease, Reclaim: true})
 	if err != nil {
@@ -119,7 +129,11 @@ func (w *Worker) Stop() {
 func (w *Worker) Active() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return len(w.active)
+	n := 0
+	for s := range w.active {
+		n += len(s.left)
+	}
+	return n
 }
 
 func (w *Worker) claim(held []*store.Msg) {
@@ -183,34 +197,26 @@ func (w *Worker) acquire() int {
 }
 
 // launch starts work on claimed messages, one goroutine a lane, and returns how
-// many there are.
+// many lanes there are.
 func (w *Worker) launch(msgs []*store.Msg, slotted bool) int {
 	lanes := 0
 	for len(msgs) > 0 {
 		n := 1
-		for n < len(msgs) && msgs[n].Token == msgs[0].Token {
+		for n < len(msgs) && msgs[n].Key == msgs[0].Key && msgs[n].Tenant == msgs[0].Tenant {
 			n++
 		}
-		lane := msgs[:n]
+		ctx, cancel := context.WithCancelCause(w.ctx)
+		s := &session{left: msgs[:n], last: msgs[n-1], cancel: cancel}
 		msgs = msgs[n:]
 		lanes++
-		ctx, cancel := context.WithCancelCause(w.ctx)
 		w.mu.Lock()
-		for _, m := range lane {
-			w.active[m] = cancel
-		}
+		w.active[s] = true
 		w.mu.Unlock()
 		w.wg.Add(1)
 		go func() {
 			defer w.wg.Done()
 			defer cancel(nil)
-			for i, m := range lane {
-				if !w.work(ctx, m) {
-					w.forget(lane[i:])
-					break
-				}
-				w.forget(lane[i : i+1])
-			}
+			w.run(ctx, s)
 			if slotted {
 				<-w.slots
 			}
@@ -219,11 +225,17 @@ func (w *Worker) launch(msgs []*store.Msg, slotted bool) int {
 	return lanes
 }
 
-func (w *Worker) forget(msgs []*store.Msg) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for _, m := range msgs {
-		delete(w.active, m)
+func (w *Worker) run(ctx context.Context, s *session) {
+	for m := s.left[0]; m != nil; {
+		more := w.work(ctx, s, m)
+		w.mu.Lock()
+		if s.left = s.left[1:]; more && len(s.left) > 0 {
+			m = s.left[0]
+		} else {
+			m = nil
+			delete(w.active, s)
+		}
+		w.mu.Unlock()
 	}
 }
 
@@ -239,9 +251,13 @@ func (w *Worker) renew() {
 			return
 		}
 		w.mu.Lock()
+		// The last message of a session stands for its lane: the ones before it may
+		// be finished just now, and count as lost then.
 		msgs := make([]*store.Msg, 0, len(w.active))
-		for m := range w.active {
-			msgs = append(msgs, m)
+		sessions := make(map[*store.Msg]*session, len(w.active))
+		for s := range w.active {
+			msgs = append(msgs, s.last)
+			sessions[s.last] = s
 		}
 		w.mu.Unlock()
 		if len(msgs) == 0 {
@@ -254,26 +270,22 @@ func (w *Worker) renew() {
 			}
 			continue
 		}
-		w.mu.Lock()
 		for _, m := range lost {
-			if cancel := w.active[m]; cancel != nil { // it may have been finished meanwhile
-				cancel(store.ErrLeaseLost)
-			}
+			sessions[m].cancel(store.ErrLeaseLost) // harmless if it was finished meanwhile
 		}
-		w.mu.Unlock()
 	}
 }
 
 // work brings one message to an outcome. It reports whether the next message of
-// the same claim may follow.
-func (w *Worker) work(ctx context.Context, m *store.Msg) bool {
+// the session may follow.
+func (w *Worker) work(ctx context.Context, s *session, m *store.Msg) bool {
 	if limit := w.o.MaxDeliveries; limit > 0 && m.Attempt-m.Fails > limit {
-		return w.bury(ctx, m, "worker_killer: "+fmt.Sprint(m.Attempt-m.Fails-1)+" deliveries ended without an outcome")
+		return w.bury(ctx, s, m, "worker_killer: "+fmt.Sprint(m.Attempt-m.Fails-1)+" deliveries ended without an outcome")
 	}
 	for tries := 0; ; tries++ {
 		c, err := w.call(ctx, m)
 		if err != nil {
-			return w.judge(ctx, m, err)
+			return w.judge(ctx, s, m, err)
 		}
 		if c == nil {
 			c = &store.Commit{}
@@ -288,11 +300,23 @@ func (w *Worker) work(ctx context.Context, m *store.Msg) bool {
 			return true
 		case errors.Is(err, store.ErrConflict) && tries < 10:
 			continue // what the handler read has changed: let it look again
-		case errors.Is(err, store.ErrLeaseLost), w.ctx.Err() != nil:
+		case errors.Is(err, store.ErrLeaseLost):
+			return w.holds(ctx, s, m)
+		case w.ctx.Err() != nil:
 			return false
 		}
-		return w.judge(ctx, m, err)
+		return w.judge(ctx, s, m, err)
 	}
+}
+
+// holds reports whether the lane is still ours after the store has refused to end
+// m, which may only mean that m had been ended before: see commit.
+func (w *Worker) holds(ctx context.Context, s *session, m *store.Msg) bool {
+	if m == s.last || ctx.Err() != nil {
+		return false
+	}
+	lost, err := w.o.Store.Extend(ctx, []*store.Msg{s.last}, w.o.Lease)
+	return err == nil && len(lost) == 0
 }
 
 func (w *Worker) call(ctx context.Context, m *store.Msg) (c *store.Commit, err error) {
@@ -305,15 +329,23 @@ func (w *Worker) call(ctx context.Context, m *store.Msg) (c *store.Commit, err e
 	return w.o.Handler(ctx, m)
 }
 
+// commitTries is how often a commit is tried that fails for an unknown reason. One
+// that fails because the store is unavailable is tried for as long as it takes.
+const commitTries = 8
+
 // commit repeats a commit whose outcome is unknown: it carries a message, so
 // that is safe. A refusal after such a repetition may mean that the first one
 // had succeeded; either way the message is no longer ours.
 func (w *Worker) commit(ctx context.Context, c *store.Commit) error {
 	// A commit that is ready is not given up because the worker stops.
 	free := context.WithoutCancel(ctx)
-	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
+	wait := 50 * time.Millisecond
+	for tries := 1; ; tries++ {
 		err := w.o.Store.Commit(free, c)
 		if err == nil || errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrLeaseLost) || permanent(err) {
+			return err
+		}
+		if tries >= commitTries && !waybill.IsKind(err, waybill.KindUnavailable) {
 			return err
 		}
 		w.o.Logger.Warn("queue commit failed, repeating", "topic", w.o.Topic, "err", err)
@@ -322,10 +354,11 @@ func (w *Worker) commit(ctx context.Context, c *store.Commit) error {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
+		wait = min(2*wait, 2*time.Second)
 	}
 }
 
-func (w *Worker) judge(ctx context.Context, m *store.Msg, err error) bool {
+func (w *Worker) judge(ctx context.Context, s *session, m *store.Msg, err error) bool {
 	if cause := context.Cause(ctx); errors.Is(cause, store.ErrLeaseLost) || errors.Is(err, store.ErrLeaseLost) {
 		w.o.Logger.Info("queue lease lost", "topic", m.Topic, "key", m.Key)
 		return false
@@ -347,9 +380,9 @@ func (w *Worker) judge(ctx context.Context, m *store.Msg, err error) bool {
 	case v.kind == verdictYield:
 		c.Yield = m
 	case v.kind == verdictBury:
-		return w.bury(ctx, m, v.err.Error())
+		return w.bury(ctx, s, m, v.err.Error())
 	case m.Fails+1 >= w.o.MaxFails:
-		return w.bury(ctx, m, fmt.Sprintf("failed %d times: %v", m.Fails+1, v.err))
+		return w.bury(ctx, s, m, fmt.Sprintf("failed %d times: %v", m.Fails+1, v.err))
 	default:
 		c.Retry = m
 		w.o.Logger.Warn("queue message failed", "topic", m.Topic, "key", m.Key, "fails", m.Fails+1, "err", v.err)
@@ -360,24 +393,50 @@ func (w *Worker) judge(ctx context.Context, m *store.Msg, err error) bool {
 	return false
 }
 
-func (w *Worker) bury(ctx context.Context, m *store.Msg, reason string) bool {
+func (w *Worker) bury(ctx context.Context, s *session, m *store.Msg, reason string) bool {
 	w.o.Logger.Error("queue message buried", "topic", m.Topic, "key", m.Key, "reason", reason)
+	incomplete := func(err error) {
+		w.o.Logger.Error("queue burial is incomplete", "topic", m.Topic, "key", m.Key, "err", err)
+	}
+	hook := w.o.Buried != nil
 	for range 10 {
 		c := &store.Commit{}
-		if w.o.Buried != nil {
-			more, err := w.o.Buried(ctx, m, reason)
+		if hook {
+			more, err := w.callBuried(ctx, m, reason)
 			if err != nil {
-				w.o.Logger.Error("queue burial is incomplete", "topic", m.Topic, "key", m.Key, "err", err)
+				incomplete(err)
 			} else if more != nil {
 				c = more
 			}
 		}
 		c.Dead, c.Reason = m, reason
 		err := w.commit(ctx, c)
-		if errors.Is(err, store.ErrConflict) {
-			continue
+		switch {
+		case err == nil:
+			return true
+		case errors.Is(err, store.ErrLeaseLost):
+			return w.holds(ctx, s, m)
+		case errors.Is(err, store.ErrConflict): // let the hook look again
+		case ctx.Err() != nil:
+			return false
+		default:
+			// What the hook wants can never be: the message is buried without it, or
+			// it would come back for ever.
+			incomplete(err)
+			if !hook {
+				return false
+			}
+			hook = false
 		}
-		return err == nil
 	}
 	return false
+}
+
+func (w *Worker) callBuried(ctx context.Context, m *store.Msg, reason string) (c *store.Commit, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			c, err = nil, fmt.Errorf("the hook panicked: %v", p)
+		}
+	}()
+	return w.o.Buried(ctx, m, reason)
 }
