@@ -54,13 +54,8 @@ func (s *Store) migrate(ctx context.Context) error {
 			return fmt.Errorf("migration %s: %w", name, err)
 		}
 	}
-	for _, pragma := range []string{
-		fmt.Sprintf("PRAGMA user_version=%d", len(files)),
-		fmt.Sprintf("PRAGMA application_id=%d", applicationID),
-	} {
-		if _, err := tx.ExecContext(ctx, pragma); err != nil {
-			return err
-		}
+	if _, err := tx.ExecContext(ctx, fmt.Sprintf("PRAGMA user_version=%d", len(files))); err != nil {
+		return err
 	}
 	if have > 0 {
 		s.log.Info("store migrated", "from", have, "to", len(files))

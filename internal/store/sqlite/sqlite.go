@@ -132,6 +132,9 @@ func (s *Store) open(ctx context.Context) error {
 	if err = s.check(ctx); err != nil {
 		return err
 	}
+	if err = s.mark(ctx); err != nil {
+		return err
+	}
 	for _, pragma := range []string{
 		"PRAGMA journal_mode=WAL", "PRAGMA wal_autocheckpoint=4000",
 		"PRAGMA journal_size_limit=67108864", "PRAGMA temp_store=MEMORY",
@@ -198,6 +201,9 @@ func inspect(path string, mustExist bool) error {
 	if id := binary.BigEndian.Uint32(h[68:]); id != applicationID {
 		return refuse(waybill.KindConflict, "not a Waybill store: the database belongs to another program")
 	}
+	if wal, err := os.Stat(path + "-wal"); err == nil && wal.Size() > 0 {
+		return nil // a checkpoint that was cut off has announced pages which are still in the log
+	}
 	size := int64(binary.BigEndian.Uint16(h[16:]))
 	if size == 1 {
 		size = 65536
@@ -208,6 +214,18 @@ func inspect(path string, mustExist bool) error {
 			WithHint("restore the file from a backup")
 	}
 	return nil
+}
+
+// mark marks a new file as ours. That is done before the write-ahead log is there,
+// so that the mark stands in the file itself, where inspect looks for it, even if
+// the first checkpoint never comes.
+func (s *Store) mark(ctx context.Context) error {
+	var id int64
+	if err := s.wconn.QueryRowContext(ctx, "PRAGMA application_id").Scan(&id); err != nil || id == applicationID {
+		return err
+	}
+	_, err := s.wconn.ExecContext(ctx, fmt.Sprintf("PRAGMA application_id=%d", applicationID))
+	return err
 }
 
 // checkLimit is the size up to which every page of the file is checked at start;
