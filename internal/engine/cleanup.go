@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"os"
 	"time"
 
 	"github.com/waybill-run/waybill"
@@ -65,7 +64,7 @@ func (e *Engine) cleanup(ctx context.Context, m *store.Msg) (*store.Commit, erro
 			return nil, err
 		}
 	}
-	if err := os.RemoveAll(e.unitDir(msg.Unit)); err != nil {
+	if err := e.spares.remove(e.unitFiles(msg.Unit)); err != nil {
 		e.cleanupFailing(ctx, m, msg, err)
 		return nil, err
 	}

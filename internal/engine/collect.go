@@ -105,8 +105,8 @@ func (u *unit) awaitCallback(ctx context.Context) (*waybill.Callback, error) {
 // output file, then its callback, then declared files. A later value wins.
 func (u *unit) returned(ctx context.Context, cb *waybill.Callback) error {
 	vars := u.a.Returned.Clone()
-	dir := u.e.unitDir(u.a.Unit)
-	switch f, err := os.Open(dir + "/output"); {
+	files := u.e.unitFiles(u.a.Unit)
+	switch f, err := os.Open(files.output); {
 	case errors.Is(err, os.ErrNotExist):
 	case err != nil:
 		return err
@@ -125,7 +125,7 @@ func (u *unit) returned(ctx context.Context, cb *waybill.Callback) error {
 		if o.File == "" {
 			continue
 		}
-		ref, err := u.file(ctx, filepath.Join(dir, "work"), o.File)
+		ref, err := u.file(ctx, files.work, o.File)
 		if errors.Is(err, os.ErrNotExist) {
 			if o.Optional {
 				continue
@@ -285,9 +285,9 @@ func tail(path string, n int64) string {
 	return strings.TrimRight(string(b), "\n")
 }
 
-// localCopy puts stored content into the unit's folder and returns its path.
+// localCopy puts stored content into a folder and returns its path.
 func (e *Engine) localCopy(ctx context.Context, dir string, f waybill.FileRef) (string, error) {
-	in := filepath.Join(dir, "in", f.SHA256[:min(len(f.SHA256), 12)])
+	in := filepath.Join(dir, f.SHA256[:min(len(f.SHA256), 12)])
 	path := filepath.Join(in, base(f.Name))
 	if st, err := os.Stat(path); err == nil && st.Size() == f.Size {
 		return path, nil
@@ -334,8 +334,6 @@ func (e *Engine) program(arg string) string {
 	}
 	return filepath.Join(e.o.Project, arg)
 }
-
-func (e *Engine) unitDir(unit string) string { return filepath.Join(e.o.Dir, unit) }
 
 // diskError tells a full disk, which passes, from other faults of files.
 func diskError(op string, err error) error {

@@ -26,6 +26,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -80,6 +81,7 @@ type Engine struct {
 	up   time.Time     // when this node started
 	down time.Duration // how long it was away before
 
+	spares  *spares
 	workers []*queue.Worker
 	stop    context.CancelFunc
 	wg      sync.WaitGroup
@@ -126,6 +128,10 @@ func New(o Options) *Engine {
 // Start takes up what this node was doing when it last ended, and works until
 // Stop.
 func (e *Engine) Start(ctx context.Context) error {
+	var err error
+	if e.spares, err = newSpares(filepath.Join(e.o.Dir, "spare")); err != nil {
+		return err
+	}
 	if err := e.rejoin(ctx); err != nil {
 		return err
 	}

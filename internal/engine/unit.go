@@ -464,16 +464,16 @@ func (u *unit) own(ours *waybill.Attempt) {
 // prepare makes the unit's folder and says what to start.
 func (u *unit) prepare(ctx context.Context) (runner.Spec, error) {
 	e := u.e
-	dir := e.unitDir(u.a.Unit)
-	work := dir + "/work"
-	if err := os.MkdirAll(work, 0o755); err != nil {
-		return runner.Spec{}, diskError("make the unit's folder", err)
+	files := e.unitFiles(u.a.Unit)
+	work := files.work
+	if err := e.spares.make(work); err != nil {
+		return runner.Spec{}, err
 	}
 	event, err := json.Marshal(u.msg.Event)
 	if err != nil {
 		return runner.Spec{}, err
 	}
-	if err := os.WriteFile(dir+"/event.json", event, 0o644); err != nil {
+	if err := os.WriteFile(files.event, event, 0o644); err != nil {
 		return runner.Spec{}, diskError("write the event", err)
 	}
 	log, err := e.o.Blobs.LogFile(u.a.Run, u.a.Unit)
@@ -486,12 +486,12 @@ func (u *unit) prepare(ctx context.Context) (runner.Spec, error) {
 	env = append(env, "HOME="+work, "PWD="+work, "TMPDIR="+work)
 	ours := []string{
 		"WAYBILL_RUN=" + u.a.Run, "WAYBILL_STEP=" + u.a.Step, fmt.Sprintf("WAYBILL_ATTEMPT=%d", u.a.Number),
-		"WAYBILL_EVENT=" + dir + "/event.json", "WAYBILL_OUTPUT=" + dir + "/output",
+		"WAYBILL_EVENT=" + files.event, "WAYBILL_OUTPUT=" + files.output,
 		"WAYBILL_SERVER=" + url, "WAYBILL_CALLBACK=" + callback, "WAYBILL_TOKEN=" + token,
 		"___NextStageFunctionUrl=" + callback + "?token=" + token,
 	}
 	if o := u.msg.Event.Object; o != nil && !o.Deleted {
-		path, err := e.localCopy(ctx, dir, waybill.FileRef{SHA256: o.SHA256, Size: o.Size, Name: base(o.Key)})
+		path, err := e.localCopy(ctx, files.in, waybill.FileRef{SHA256: o.SHA256, Size: o.Size, Name: base(o.Key)})
 		if err != nil {
 			return runner.Spec{}, err
 		}
@@ -501,7 +501,7 @@ func (u *unit) prepare(ctx context.Context) (runner.Spec, error) {
 		v, _ := u.msg.Vars.Get(name)
 		text := v.Text()
 		if f, ok := v.File(); ok {
-			if text, err = e.localCopy(ctx, dir, f); err != nil {
+			if text, err = e.localCopy(ctx, files.in, f); err != nil {
 				return runner.Spec{}, err
 			}
 		}

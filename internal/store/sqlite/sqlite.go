@@ -121,7 +121,7 @@ func (s *Store) open(ctx context.Context) error {
 		return "file:" + (&url.URL{Path: s.path}).EscapedPath() +
 			"?_pragma=busy_timeout(10000)&_pragma=synchronous(FULL)&_pragma=foreign_keys(0)" + extra
 	}
-	if s.write, err = sql.Open("sqlite", dsn("&_pragma=cache_size(-32000)&_txlock=immediate")); err != nil {
+	if s.write, err = sql.Open("sqlite", dsn("&_pragma=cache_size(-16000)&_txlock=immediate")); err != nil {
 		return err
 	}
 	s.write.SetMaxOpenConns(1)
@@ -152,11 +152,11 @@ func (s *Store) open(ctx context.Context) error {
 	if err = s.loadPaused(ctx); err != nil {
 		return err
 	}
-	if s.read, err = sql.Open("sqlite", dsn("&_pragma=query_only(1)&_pragma=cache_size(-8000)")); err != nil {
+	if s.read, err = sql.Open("sqlite", dsn("&_pragma=query_only(1)&_pragma=cache_size(-4000)")); err != nil {
 		return err
 	}
-	s.read.SetMaxOpenConns(8)
-	s.read.SetMaxIdleConns(4)
+	s.read.SetMaxOpenConns(6)
+	s.read.SetMaxIdleConns(3)
 	s.read.SetConnMaxIdleTime(time.Minute)
 	return s.read.PingContext(ctx)
 }
