@@ -17,6 +17,7 @@ import (
 	"github.com/waybill-run/waybill"
 	"github.com/waybill-run/waybill/client"
 	"github.com/waybill-run/waybill/internal/cli"
+	"github.com/waybill-run/waybill/internal/fault"
 	"github.com/waybill-run/waybill/internal/httpd"
 	"github.com/waybill-run/waybill/internal/pipeline"
 	"github.com/waybill-run/waybill/internal/runner"
@@ -92,6 +93,9 @@ SIGTERM and SIGINT end it in order. Units go on and are taken up at the next sta
 				return waybill.E(waybill.KindInvalid, "--tls-cert and --tls-key go together").WithOp("start server", "")
 			}
 			if c.Project, err = filepath.Abs(c.Project); err != nil {
+				return err
+			}
+			if err := fault.Arm(os.Getenv(fault.Variable)); err != nil {
 				return err
 			}
 			c.Logger, c.Version = logger, buildVersion()

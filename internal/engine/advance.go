@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/waybill-run/waybill"
+	"github.com/waybill-run/waybill/internal/fault"
 	"github.com/waybill-run/waybill/internal/queue"
 	"github.com/waybill-run/waybill/internal/store"
 )
@@ -160,6 +161,7 @@ func (e *Engine) commit(ctx context.Context, s *state, revs map[string]int64, d 
 		c.Puts = append(c.Puts, p)
 	}
 	c.Events = append(c.Events, events(id, d.records)...)
+	fault.At("run.commit")
 	return c, nil
 }
 

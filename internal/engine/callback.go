@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/waybill-run/waybill"
+	"github.com/waybill-run/waybill/internal/fault"
 	"github.com/waybill-run/waybill/internal/pipeline"
 	"github.com/waybill-run/waybill/internal/store"
 )
@@ -104,6 +105,7 @@ func (e *Engine) Complete(ctx context.Context, attempt string, body []byte, cont
 		return &record{"attempt.callback", map[string]any{"attempt": attempt, "status": status, "variables": cb.Variables.Names()}, now}, nil
 	})
 	if err == nil && first {
+		fault.At("callback.committed")
 		e.poke(attempt)
 	}
 	return first, err

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/waybill-run/waybill"
+	"github.com/waybill-run/waybill/internal/fault"
 	"github.com/waybill-run/waybill/internal/queue"
 	"github.com/waybill-run/waybill/internal/runner"
 	"github.com/waybill-run/waybill/internal/store"
@@ -59,10 +60,12 @@ func (e *Engine) cleanup(ctx context.Context, m *store.Msg) (*store.Commit, erro
 				return nil, queue.Bury("unreadable handle: %v", err)
 			}
 		}
+		fault.At("cleanup.remove")
 		if err := r.Remove(ctx, h); err != nil {
 			e.cleanupFailing(ctx, m, msg, err)
 			return nil, err
 		}
+		fault.At("cleanup.removed")
 	}
 	if err := e.spares.remove(e.unitFiles(msg.Unit)); err != nil {
 		e.cleanupFailing(ctx, m, msg, err)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/waybill-run/waybill"
+	"github.com/waybill-run/waybill/internal/fault"
 	"github.com/waybill-run/waybill/internal/pipeline"
 	"github.com/waybill-run/waybill/internal/queue"
 	"github.com/waybill-run/waybill/internal/runner"
@@ -236,9 +237,11 @@ func (u *unit) provision(ctx context.Context) error {
 // start starts the unit. It returns a commit when the attempt ends with that.
 func (u *unit) start(ctx context.Context, spec runner.Spec) (*store.Commit, error) {
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
+		fault.At("unit.start")
 		h, err := u.run.Start(ctx, spec)
 		switch {
 		case err == nil:
+			fault.At("unit.started")
 			u.h = h
 			u.a.Handle, err = json.Marshal(h)
 			u.a.Phase, u.a.StartedAt = waybill.PhaseRunning, u.e.now()
@@ -323,6 +326,7 @@ func (u *unit) follow(ctx context.Context) (*store.Commit, error) {
 			if err := u.change(ctx, func(*waybill.Attempt) {}); err != nil {
 				return nil, err
 			}
+			fault.At("unit.running")
 			if u.a.Stop != "" && stopped == nil {
 				stop(outcome{status: waybill.Status(u.a.Stop), err: "stopped on request"})
 			}

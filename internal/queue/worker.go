@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/waybill-run/waybill"
+	"github.com/waybill-run/waybill/internal/fault"
 	"github.com/waybill-run/waybill/internal/store"
 )
 
@@ -163,8 +164,8 @@ func (w *Worker) claim(held []*store.Msg) {
 				return
 			}
 			w.o.Logger.Warn("queue claim failed", "topic", w.o.Topic, "err", err)
-		case used == free:
-			continue // there may be more
+		case used == free, used > 0 && got.Next.IsZero():
+			continue // there may be more, or something to wait for
 		case !got.Next.IsZero():
 			wait = min(wait, max(got.Next.Sub(w.o.Store.Now()), 0))
 		}
@@ -291,9 +292,11 @@ func (w *Worker) work(ctx context.Context, s *session, m *store.Msg) bool {
 			c = &store.Commit{}
 		}
 		c.Done = m
+		fault.At("queue.commit")
 		err = w.commit(ctx, c)
 		switch {
 		case err == nil:
+			fault.At("queue.committed")
 			if w.o.Committed != nil {
 				w.o.Committed(m, c)
 			}
