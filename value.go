@@ -91,7 +91,21 @@ func (v Value) File() (FileRef, bool) {
 		return FileRef{}, false
 	}
 	ref, ok := f["$file"]
-	return ref, ok
+	return ref, ok && ref.valid()
+}
+
+// valid reports whether the reference can be one of ours. Units return values too,
+// and what they write must not lead anywhere else.
+func (f FileRef) valid() bool {
+	if len(f.SHA256) != 64 || f.Size < 0 {
+		return false
+	}
+	for _, c := range []byte(f.SHA256) {
+		if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return true
 }
 
 // Text is the value as a unit sees it in its environment: a string without

@@ -36,7 +36,18 @@ func (e *Engine) StartRun(ctx context.Context, r waybill.StartRequest) (waybill.
 			WithOp("start pipeline", r.Pipeline).WithHint("add \"http: {}\" under \"on\"")
 	}
 	now := e.now()
-	data, err := json.Marshal(map[string]any{"vars": r.Vars, "params": r.Params})
+	asked, err := json.Marshal(map[string]any{"vars": r.Vars, "params": r.Params})
+	if err != nil {
+		return waybill.Run{}, false, err
+	}
+	if n := r.Vars.Size() + r.Params.Size(); n > maxVars {
+		return waybill.Run{}, false, waybill.E(waybill.KindTooLarge, "variables and parameters take %d bytes, the limit is %d", n, maxVars)
+	}
+	vars := r.Vars.Clone()
+	if err := e.externalize(ctx, &vars); err != nil {
+		return waybill.Run{}, false, err
+	}
+	data, err := json.Marshal(map[string]any{"vars": vars, "params": r.Params})
 	if err != nil {
 		return waybill.Run{}, false, err
 	}
@@ -46,14 +57,14 @@ func (e *Engine) StartRun(ctx context.Context, r waybill.StartRequest) (waybill.
 	var key string
 	var memory idem
 	if r.IdempotencyKey != "" {
-		sum := sha256.Sum256(data)
+		sum := sha256.Sum256(asked)
 		key = "run/" + r.Pipeline + "/" + r.IdempotencyKey
 		memory = idem{Hash: hex.EncodeToString(sum[:]), At: now}
 		if run, ok, err := e.remembered(ctx, key, memory.Hash); ok || err != nil {
 			return run, false, err
 		}
 	}
-	run, c, err := e.Begin(plan, version, ev, r.Params, r.Vars)
+	run, c, err := e.Begin(plan, version, ev, r.Params, vars)
 	if err != nil {
 		return waybill.Run{}, false, err
 	}
