@@ -314,6 +314,7 @@ func (s *Server) work(ctx context.Context) error {
 		return err
 	}
 	s.background.Go(func() { s.sweep(bg, objects, settings) })
+	s.background.Go(func() { s.release(bg) })
 	s.http.SetReady(httpd.Services{
 		Runs: s.engine, Callbacks: s.engine, Pipelines: s.project, Objects: objects, Queues: admin, Tokens: tokens,
 	})

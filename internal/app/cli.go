@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"runtime/debug"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -113,14 +112,6 @@ SIGTERM and SIGINT end it in order. Units go on and are taken up at the next sta
 	cmd.Flags().StringVar(&level, "log-level", envOr("WAYBILL_LOG_LEVEL", "info"), "debug, info, warn or error")
 	cmd.Flags().StringVar(&format, "log-format", envOr("WAYBILL_LOG_FORMAT", "text"), "text or json")
 	return cmd
-}
-
-// tuneMemory makes the collector return memory sooner: a server is idle most of
-// the time, and its peak is short.
-func tuneMemory() {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(75)
-	}
 }
 
 func newLogger(w io.Writer, level, format string) (*slog.Logger, error) {

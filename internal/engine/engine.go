@@ -86,9 +86,10 @@ type Engine struct {
 	stop    context.CancelFunc
 	wg      sync.WaitGroup
 
-	mu   sync.Mutex
-	live map[string]*unit // attempts this node works on, by key
-	kept map[string]bool  // attempts whose deadline was moved by the time this node was down
+	mu     sync.Mutex
+	worked bool             // a unit was here since Active was asked
+	live   map[string]*unit // attempts this node works on, by key
+	kept   map[string]bool  // attempts whose deadline was moved by the time this node was down
 }
 
 var (
@@ -176,11 +177,13 @@ func (e *Engine) Stop() {
 	e.wg.Wait()
 }
 
-// Units returns how many units this node works on.
-func (e *Engine) Units() int {
+// Active reports whether this node has had work since it was last asked.
+func (e *Engine) Active() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return len(e.live)
+	worked := e.worked
+	e.worked = false
+	return worked || len(e.live) > 0
 }
 
 func (e *Engine) now() time.Time { return e.o.Store.Now().UTC() }

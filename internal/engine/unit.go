@@ -63,6 +63,7 @@ func (e *Engine) work(ctx context.Context, m *store.Msg) (*store.Commit, error) 
 	}
 	e.mu.Lock()
 	e.live[m.Key] = u
+	e.worked = true
 	e.mu.Unlock()
 	defer func() {
 		e.mu.Lock()
