@@ -5,6 +5,7 @@ import (
 	"context"
 
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -222,16 +223,23 @@ func TestDeleteOlderWhilePut(t *testing.T) {
 	dir := t.TempDir()
 	s, other := open(t, dir), open(t, dir)
 	const text = "wanted again"
-	for i := range 100 {
+	rnd := rand.New(rand.NewPCG(1, 2))
+	for i := range 250 {
 		ref := put(t, s, text)
 		age(t, path(dir, ref), 2*time.Hour)
 		limit := time.Now().Add(-time.Hour)
+		begin := make(chan struct{})
+		after := time.Duration(rnd.IntN(400)) * time.Microsecond
 		var wg sync.WaitGroup
 		wg.Go(func() {
+			<-begin
+			for from := time.Now(); time.Since(from) < after; { // too short for a timer
+			}
 			if err := other.DeleteOlder(t.Context(), ref.SHA256, limit); err != nil {
 				t.Errorf("DeleteOlder: %v", err)
 			}
 		})
+		close(begin)
 		put(t, s, text)
 		wg.Wait()
 		if b, err := os.ReadFile(path(dir, ref)); err != nil || string(b) != text {
