@@ -22,6 +22,7 @@ import (
 	"github.com/waybill-run/waybill/internal/auth"
 	"github.com/waybill-run/waybill/internal/blob/file"
 	"github.com/waybill-run/waybill/internal/engine"
+	"github.com/waybill-run/waybill/internal/fault"
 	"github.com/waybill-run/waybill/internal/httpd"
 	"github.com/waybill-run/waybill/internal/object"
 	"github.com/waybill-run/waybill/internal/pipeline"
@@ -205,8 +206,11 @@ func callable(a *net.TCPAddr) string {
 	return a.String()
 }
 
-func (s *Server) openStore(ctx context.Context) (err error) {
-	s.store, err = openStore(ctx, s.c.Store, s.data, s.log)
+func (s *Server) openStore(ctx context.Context) error {
+	st, err := openStore(ctx, s.c.Store, s.data, s.log)
+	if err == nil {
+		s.store = fault.Store(st)
+	}
 	return err
 }
 
@@ -302,18 +306,19 @@ func (s *Server) work(ctx context.Context) error {
 		BaseEnv: s.baseEnv(settings), URL: s.callbackURL, Units: units, LogCap: settings.Units.LogCap,
 		CallGrace: time.Duration(settings.Callback.Grace), Shared: s.store.Info().Engine != "sqlite",
 	})
-	objects := object.New(s.store, s.blobs, object.Options{Admit: admin.Admit, Logger: s.log})
+	objects := object.New(s.store, s.blobs, object.Options{Admit: admin.Admit, Hops: s.engine.Hops, Logger: s.log})
 	tokens := auth.New(s.store, nil)
 	if err := s.engine.Start(bg); err != nil {
 		return err
 	}
+	arrivals := arrival.New(s.store, s.project, objects, s.engine.Begin, arrival.Options{Logger: s.log})
 	if s.arrivals, err = queue.Start(bg, queue.Options{
 		Store: s.store, Topic: queue.TopicArrival, Owner: s.data.node, Logger: s.log,
-		Handler: arrival.New(s.store, s.project, s.engine.Begin, arrival.Options{Logger: s.log}).Handle,
+		Handler: arrivals.Handle,
 	}); err != nil {
 		return err
 	}
-	s.background.Go(func() { s.sweep(bg, objects, settings) })
+	s.background.Go(func() { s.sweep(bg, objects, arrivals, settings) })
 	s.background.Go(func() { s.release(bg) })
 	s.http.SetReady(httpd.Services{
 		Runs: s.engine, Callbacks: s.engine, Pipelines: s.project, Objects: objects, Queues: admin, Tokens: tokens,

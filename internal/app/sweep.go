@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/waybill-run/waybill/internal/arrival"
 	"github.com/waybill-run/waybill/internal/object"
 	"github.com/waybill-run/waybill/internal/project"
 )
@@ -13,7 +14,7 @@ const sweepEvery = 10 * time.Minute
 
 // sweep forgets what is older than the project's settings keep it, so that a disk
 // does not fill.
-func (s *Server) sweep(ctx context.Context, objects *object.Objects, settings project.Settings) {
+func (s *Server) sweep(ctx context.Context, objects *object.Objects, arrivals *arrival.Arrivals, settings project.Settings) {
 	for {
 		t := time.NewTimer(sweepEvery)
 		select {
@@ -25,8 +26,13 @@ func (s *Server) sweep(ctx context.Context, objects *object.Objects, settings pr
 		runs, err := s.engine.Sweep(ctx, time.Duration(settings.Retention.Runs))
 		if err == nil {
 			err = objects.Sweep(ctx, s.store.Now(), object.Keep{
-				Versions: time.Duration(settings.Retention.Objects), References: s.engine.References,
+				Versions: time.Duration(settings.Retention.Objects), Current: time.Duration(settings.Retention.Current),
+				References: s.engine.References,
 			})
+		}
+		// What objects started is kept as long as they are.
+		if keep := max(settings.Retention.Objects, settings.Retention.Current); err == nil && keep > 0 {
+			err = arrivals.Sweep(ctx, s.store.Now(), time.Duration(keep))
 		}
 		switch {
 		case ctx.Err() != nil:

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"time"
 
 	"github.com/waybill-run/waybill"
 	"github.com/waybill-run/waybill/internal/object"
@@ -22,18 +23,38 @@ type Matcher interface {
 	Matching(ctx context.Context, bucket, key string) ([]project.Match, error)
 }
 
+// Objects tells whether a version of an object is still there.
+type Objects interface {
+	// Object returns a version, or waybill.KindNotFound.
+	Object(ctx context.Context, bucket, key, version string) (waybill.Object, error)
+}
+
 // Begin makes a run and the commit that accepts it.
 type Begin func(plan *pipeline.Plan, version int, ev waybill.Event, params, vars waybill.Vars) (waybill.Run, *store.Commit, error)
 
 // MaxHops is how many arrivals may lead to another before that is taken for a loop.
 const MaxHops = 10
 
+// settled is the age below which a version of an object is surely there.
+const settled = time.Hour
+
 // tableLedger remembers which version of an object started which pipeline. Key:
 // pipeline, bucket/key and version.
 const tableLedger = "ledger"
 
+// entry is a row of the ledger.
+type entry struct {
+	Run string    `json:"run"`
+	At  time.Time `json:"at"` // when it was started
+}
+
 // Tables are the descriptors of the package's tables.
-func Tables() store.Schema { return store.Schema{{Name: tableLedger, Version: 1}} }
+func Tables() store.Schema {
+	return store.Schema{{
+		Name: tableLedger, Version: 2, Columns: []store.Column{{Name: "at", Type: store.Int}}, Indexes: [][]string{{"at"}},
+		Derive: store.JSON(func(_ string, e *entry) store.Derived { return store.Derived{Columns: []any{store.Millis(e.At)}} }),
+	}}
+}
 
 // Options of Arrivals.
 type Options struct{ Logger *slog.Logger }
@@ -42,16 +63,17 @@ type Options struct{ Logger *slog.Logger }
 type Arrivals struct {
 	store   store.Store
 	matcher Matcher
+	objects Objects
 	begin   Begin
 	log     *slog.Logger
 }
 
 // New returns the handler of arrivals.
-func New(s store.Store, m Matcher, b Begin, o Options) *Arrivals {
+func New(s store.Store, m Matcher, x Objects, b Begin, o Options) *Arrivals {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Arrivals{s, m, b, o.Logger}
+	return &Arrivals{s, m, x, b, o.Logger}
 }
 
 // Handle starts one run of every pipeline that matches an object, all in the
@@ -69,6 +91,15 @@ func (a *Arrivals) Handle(ctx context.Context, m *store.Msg) (*store.Commit, err
 	}
 	if in.Hops > MaxHops {
 		return nil, queue.Bury("loop: %d arrivals led to this one", in.Hops)
+	}
+	if a.store.Now().Sub(o.CreatedAt) > settled {
+		// A dead letter that is sent again much later: what the object started may be
+		// forgotten, and so may the object.
+		if kept, err := a.kept(ctx, o.Bucket, o.Key, o.Version); err != nil {
+			return nil, err
+		} else if !kept {
+			return nil, queue.Bury("object %s/%s version %s is no longer kept", o.Bucket, o.Key, o.Version)
+		}
 	}
 	if in.Hops > 0 {
 		data, err := json.Marshal(map[string]int{"hops": in.Hops})
@@ -99,7 +130,7 @@ func (a *Arrivals) Handle(ctx context.Context, m *store.Msg) (*store.Commit, err
 			}
 			return nil, err
 		}
-		val, err := json.Marshal(map[string]string{"run": run.ID})
+		val, err := json.Marshal(entry{run.ID, a.store.Now().UTC()})
 		if err != nil {
 			return nil, err
 		}
