@@ -1,0 +1,193 @@
+package deptest
+
+// Frequent answers to "where else?".
+const (
+	inApp      = "wire the two together in internal/app, or declare the small interface you need in this package"
+	inContract = "put what all implementations need into the contract or its test suite; wire the rest in internal/app"
+	inRoot     = "a noun that several packages share belongs in the root package, the wiring in internal/app"
+)
+
+// Arrows are the imports of this module. Arrows point inward: from adapters to
+// contracts, from contracts to nouns.
+var Arrows = []Row{
+	{
+		Dir:     "",
+		Why:     "the nouns, contracts and error kinds that everything shares; it does no I/O, so it can depend on nothing",
+		Instead: "code that does something goes to the package under internal that does such things",
+	},
+	{
+		Dir:     "api",
+		Why:     "the contract of the HTTP API as a file",
+		Instead: "code belongs in internal/httpd or in client",
+	},
+	{
+		Dir: "client", May: []string{""}, Modules: []string{"github.com/oapi-codegen/runtime"},
+		Why:     "imported by other people's programs, which must not take the server with it",
+		Instead: "what only the command line needs belongs in internal/cli; what the server knows travels through the API",
+	},
+	{
+		Dir: "cmd/*", May: []string{"internal/app", "internal/cli"},
+		Why:     "main, which does nothing but call",
+		Instead: "commands that talk to a server belong in internal/cli, those that are one in internal/app",
+	},
+	{
+		Dir:     "facet",
+		Why:     "a public engine that other people's programs can use without Waybill",
+		Instead: "what ties it to the catalog belongs in internal/catalog",
+	},
+	{
+		Dir: "facet/*", May: []string{"facet"}, Modules: []string{"*"},
+		Why:     "the suite or an implementation of the facet engine",
+		Instead: "what ties it to the catalog belongs in internal/catalog",
+	},
+	{
+		Dir: "conformance/*", May: []string{"client", "internal/app", "internal/cli", "internal/fault", "internal/httpd/openapitest", "internal/store/postgres/pgtest"}, Modules: []string{"*"},
+		Why:     "tests that see the program from outside; app and cli are imported only so that go test knows what the result depends on",
+		Instead: "use package client as everybody does; a test that needs the inside belongs beside the package it tests",
+	},
+
+	// The one that sees everything.
+	{
+		Dir: "internal/app", May: []string{"*"}, Modules: []string{"github.com/spf13/cobra"},
+		Why:     "the wiring",
+		Instead: "the package that needs the module should hide it from the wiring",
+	},
+
+	// What makes things happen.
+	{
+		Dir: "internal/engine", May: []string{"", "internal/blob", "internal/fault", "internal/pipeline", "internal/queue", "internal/runner", "internal/store"},
+		Why:     "policy over contracts: it must run the same over every store and runner, so it knows none of them by name",
+		Instead: inApp,
+	},
+	{
+		Dir: "internal/arrival", May: []string{"", "internal/object", "internal/pipeline", "internal/project", "internal/queue", "internal/store"},
+		Why:     "turns what arrived into runs; the engine is handed to it as a function",
+		Instead: inApp,
+	},
+	{
+		Dir: "internal/object", May: []string{"", "internal/blob", "internal/queue", "internal/store"},
+		Why:     "named content over the contracts of rows and blobs; it announces arrivals and does not know who listens",
+		Instead: inApp,
+	},
+	{
+		Dir: "internal/project", May: []string{"", "internal/pipeline", "internal/queue", "internal/store"}, Modules: []string{"github.com/goccy/go-yaml"},
+		Why:     "definitions and settings, from a folder and the API, kept in the store",
+		Instead: inApp,
+	},
+	{
+		Dir: "internal/auth", May: []string{"", "internal/store"},
+		Why:     "tokens and the audit log, kept in the store",
+		Instead: inApp,
+	},
+	{
+		Dir: "internal/pipeline", May: []string{""}, Modules: []string{"cel.dev/cel-go", "github.com/goccy/go-yaml"},
+		Why:     "a pure function from YAML to a checked plan; the command line validates with it where there is no server",
+		Instead: "what a runner says of a step comes in through Options.Check; what needs a store belongs in internal/project",
+	},
+	{
+		Dir: "internal/queue", May: []string{"", "internal/fault", "internal/store"},
+		Why:     "claims, leases and verdicts over the store's contract; it must not know what its messages mean",
+		Instead: "meaning belongs to the handler that the worker is given",
+	},
+
+	{
+		Dir: "internal/fault", May: []string{"internal/store"},
+		Why:     "points at which tests kill the program; whatever has such points imports it, so it knows next to nothing",
+		Instead: "a fault of one implementation belongs in its own tests",
+	},
+
+	// Contracts, their suites and their implementations.
+	{
+		Dir: "internal/store", May: []string{""},
+		Why:     "a contract, imported by all who use it and all who implement it",
+		Instead: inContract,
+	},
+	{
+		Dir: "internal/blob", May: []string{""},
+		Why:     "a contract, imported by all who use it and all who implement it",
+		Instead: inContract,
+	},
+	{
+		Dir: "internal/runner", May: []string{""},
+		Why:     "a contract, imported by all who use it and all who implement it",
+		Instead: inContract,
+	},
+	{
+		Dir: "internal/store/*test", May: []string{"", "internal/store"}, Modules: []string{"github.com/google/go-cmp", "go.uber.org/goleak", "pgregory.net/rapid"},
+		Why:     "the suite that every store passes, so it can know none of them",
+		Instead: inContract,
+	},
+	{
+		Dir: "internal/blob/*test", May: []string{"", "internal/blob"}, Modules: []string{"github.com/google/go-cmp"},
+		Why:     "the suite that every blob store passes, so it can know none of them",
+		Instead: inContract,
+	},
+	{
+		Dir: "internal/runner/*test", May: []string{"", "internal/runner"}, Modules: []string{"github.com/google/go-cmp"},
+		Why:     "the suite that every runner passes, so it can know none of them",
+		Instead: inContract,
+	},
+	{
+		Dir: "internal/queue/*test", May: []string{"", "internal/queue", "internal/store"}, Modules: []string{"github.com/google/go-cmp", "pgregory.net/rapid"},
+		Why:     "the suite of the queue over a store that is given to it",
+		Instead: inContract,
+	},
+	{
+		Dir: "internal/store/postgres/pgtest", Modules: []string{"github.com/jackc/pgx/v5"},
+		Why:     "gives tests a PostgreSQL",
+		Instead: "what is about stores belongs in internal/store/storetest",
+	},
+	{
+		Dir: "internal/store/sqlite", May: []string{"", "internal/store"}, Modules: []string{"modernc.org/sqlite"},
+		Why:     "an implementation, which knows its contract and no sibling",
+		Instead: inContract,
+	},
+	{
+		Dir: "internal/store/postgres", May: []string{"", "internal/store"}, Modules: []string{"github.com/jackc/pgx/v5"},
+		Why:     "an implementation, which knows its contract and no sibling",
+		Instead: inContract,
+	},
+	{
+		Dir: "internal/blob/*", May: []string{"", "internal/blob"}, Modules: []string{"golang.org/x/sys"},
+		Why:     "an implementation, which knows its contract and no sibling",
+		Instead: inContract,
+	},
+	{
+		Dir: "internal/runner/*", May: []string{"", "internal/runner"}, Modules: []string{"golang.org/x/sys"},
+		Why:     "an implementation, which knows its contract and no sibling",
+		Instead: inContract,
+	},
+
+	// The two faces.
+	{
+		Dir: "internal/httpd", May: []string{"", "internal/httpd/openapi"},
+		Why:     "answers requests over the service interfaces of the root package; it knows no store and no engine",
+		Instead: "add a method to a service interface in service.go and implement it where the work is done",
+	},
+	{
+		Dir: "internal/httpd/openapi", May: []string{""}, Modules: []string{"github.com/oapi-codegen/runtime"},
+		Why:     "generated from api/openapi.yaml",
+		Instead: "nothing is written here by hand",
+	},
+	{
+		Dir: "internal/httpd/httpdtest", May: []string{"", "internal/httpd"}, Modules: []string{"*"},
+		Why:     "services in memory, for tests of everything that speaks HTTP",
+		Instead: inRoot,
+	},
+	{
+		Dir: "internal/httpd/openapitest", May: []string{"api"}, Modules: []string{"*"},
+		Why:     "holds answers against the contract of the API",
+		Instead: inRoot,
+	},
+	{
+		Dir: "internal/cli", May: []string{"", "client"}, Modules: []string{"github.com/spf13/cobra", "golang.org/x/term"},
+		Why:     "speaks to servers as everybody can, through the client, so that it needs nothing else of ours",
+		Instead: "what works on this machine is handed in by internal/app; what the server knows gets an operation in api/openapi.yaml",
+	},
+
+	{
+		Dir:     "internal/deptest",
+		Why:     "this check",
+		Instead: "it reads files and needs nothing",
+	},
+}

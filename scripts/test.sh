@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# Every check of the source tree: format, vet, and all tests under the race
+# detector. Needs Go; as root on Debian it installs the rest. Works without a
+# terminal, in a fresh clone, at any path.
+#
+#   CI=true                a missing dependency or a skipped test is a failure
+#   WAYBILL_TEST_POSTGRES  URL of a database to use instead of an own server
+#   scripts/test.sh ./internal/queue/...   only these packages
+. "$(dirname "$0")/common.sh"
+
+packages=("$@")
+[ ${#packages[@]} -gt 0 ] || packages=(./...)
+ci=${CI:-}
+
+# What tests need beyond Go. Each line: how to see that it is there, the Debian
+# package, and what is left out without it. Docker and Chromium will be added
+# here when tests need them.
+missing=()
+have_cc() { command -v gcc >/dev/null && [ -e /usr/include/stdlib.h ]; }
+have_postgres() {
+	[ -n "${WAYBILL_TEST_POSTGRES:-}" ] || command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1
+}
+need() { # CHECK PACKAGES WITHOUT
+	if $1; then return; fi
+	# shellcheck disable=SC2086 # a list of packages
+	if apt_install $2 && $1; then return; fi
+	missing+=("$2")
+	say "missing: $2; without it $3. Install it with: apt-get install $2"
+}
+step "dependencies"
+need have_cc "gcc libc6-dev" "there is no race detector"
+need have_postgres "postgresql" "the tests of the PostgreSQL store are left out"
+go mod download
+# The generator of the API's code is a module of its own.
+if ! go tool -modfile=tools/go.mod -n oapi-codegen >/dev/null 2>&1; then
+	missing+=("modules of tools/go.mod")
+	say "missing: the modules of tools/go.mod; without them generated code is not compared with api/openapi.yaml"
+fi
+if [ ${#missing[@]} -eq 0 ]; then
+	say "everything is here"
+elif [ "$ci" = true ]; then
+	die "missing: ${missing[*]}"
+fi
+if [ ${#missing[@]} -eq 0 ] || [ "$ci" = true ]; then
+	export WAYBILL_REQUIRE_ALL=1
+fi
+race=()
+if have_cc; then
+	race=(-race)
+	export CGO_ENABLED=1
+fi
+
+step "gofmt"
+if git rev-parse --is-inside-work-tree >/dev/null 2>&1; then
+	files() { git ls-files -co --exclude-standard '*.go'; }
+else # an archive of the tree, or a clone of another user's
+	files() { find . -name '*.go' -not -path './bin/*'; }
+fi
+unformatted=$(files | while read -r f; do [ ! -e "$f" ] || echo "$f"; done | xargs gofmt -l)
+[ -z "$unformatted" ] || die "not formatted, run make fmt:"$'\n'"$unformatted"
+
+step "go vet"
+go vet "${packages[@]}"
+# The client and the command line are for every platform.
+for os in darwin windows; do
+	CGO_ENABLED=0 GOOS=$os go vet ./client ./cmd/... ./internal/cli
+done
+
+step "go test ${race[*]} ${packages[*]}"
+strict=0
+[ "$ci" != true ] || strict=1
+# -v tells what was skipped; the filter shows that and the line of each package,
+# and all of a package that failed.
+go test "${race[@]}" -shuffle=on -timeout 12m -p 2 -v "${packages[@]}" 2>&1 | awk -v strict=$strict -f scripts/test.awk
