@@ -11,6 +11,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"strings"
@@ -57,44 +58,50 @@ func New(s store.Store, b blob.Store, o Options) *Objects {
 const (
 	tableBucket  = "bucket"         // key: bucket
 	tableObject  = "object"         // key: bucket/key; value: the current waybill.Object
-	tableVersion = "object_version" // see versionKey
-	tableIdem    = "object_idem"    // key: like versionKey, with the idempotency key
+	tableVersion = "object_version" // key: see versionKey; value: version
+	tableIdem    = "object_idem"    // key: like versionKey, with the idempotency key; value: the waybill.Object made
 )
 
 // Tables are the descriptors of the package's tables.
 func Tables() store.Schema {
-	created := func(name string) store.Table {
-		return store.Table{
-			Name: name, Version: 1,
-			Columns: []store.Column{{Name: "created", Type: store.Int}},
-			Indexes: [][]string{{"created"}},
+	return store.Schema{
+		{Name: tableBucket, Version: 1},
+		{
+			Name: tableObject, Version: 1,
+			Columns: []store.Column{{Name: "present", Type: store.Int}, {Name: "created", Type: store.Int}},
+			Indexes: [][]string{{"present", "created"}},
+			Derive: store.JSON(func(_ string, o *waybill.Object) store.Derived {
+				present := int64(1)
+				if o.Deleted {
+					present = 0
+				}
+				return store.Derived{Columns: []any{present, store.Millis(o.CreatedAt)}}
+			}),
+		},
+		{
+			Name: tableVersion, Version: 1, Columns: []store.Column{{Name: "replaced", Type: store.Int}}, Indexes: [][]string{{"replaced"}},
+			Derive: store.JSON(func(_ string, v *version) store.Derived {
+				return store.Derived{Columns: []any{store.Millis(v.ReplacedAt)}}
+			}),
+		},
+		{
+			Name: tableIdem, Version: 1, Columns: []store.Column{{Name: "at", Type: store.Int}}, Indexes: [][]string{{"at"}},
 			Derive: store.JSON(func(_ string, o *waybill.Object) store.Derived {
 				return store.Derived{Columns: []any{store.Millis(o.CreatedAt)}}
 			}),
-		}
+		},
 	}
-	current := created(tableObject)
-	current.Columns = append(current.Columns, store.Column{Name: "present", Type: store.Int})
-	current.Derive = store.JSON(func(_ string, o *waybill.Object) store.Derived {
-		present := int64(1)
-		if o.Deleted {
-			present = 0
-		}
-		return store.Derived{Columns: []any{store.Millis(o.CreatedAt), present}}
-	})
-	idem := store.Table{
-		Name: tableIdem, Version: 1, Columns: []store.Column{{Name: "at", Type: store.Int}}, Indexes: [][]string{{"at"}},
-		Derive: store.JSON(func(_ string, m *memory) store.Derived { return store.Derived{Columns: []any{store.Millis(m.At)}} }),
-	}
-	return store.Schema{{Name: tableBucket, Version: 1}, current, created(tableVersion), idem}
 }
 
-// memory is what is kept of a put with an idempotency key.
-type memory struct {
-	SHA256  string    `json:"sha256"`
-	Version string    `json:"version"`
-	At      time.Time `json:"at"`
+// version is the row of a version. It is written when the version is made and
+// once more, when another takes its place.
+type version struct {
+	waybill.Object
+	ReplacedAt time.Time `json:"replaced_at,omitzero"`
 }
+
+// madeRev is the revision of a version's row until it is replaced.
+const madeRev = 1
 
 func name(bucket, key string) string { return bucket + "/" + key }
 
@@ -115,6 +122,8 @@ func CheckBucket(bucket string) error {
 	return nil
 }
 
+const maxKey = 1024 // bytes
+
 // CheckKey reports why a name cannot be that of an object.
 func CheckKey(key string) error {
 	bad := func(why string) error {
@@ -123,8 +132,8 @@ func CheckKey(key string) error {
 	switch {
 	case key == "":
 		return bad("is empty")
-	case len(key) > 1024:
-		return bad("is longer than 1024 bytes")
+	case len(key) > maxKey:
+		return bad(fmt.Sprintf("is longer than %d bytes", maxKey))
 	case !utf8.ValidString(key):
 		return bad("is not UTF-8")
 	}
@@ -153,6 +162,9 @@ func (x *Objects) PutObject(ctx context.Context, o waybill.Object, r io.Reader, 
 	if err := check(o.Bucket, o.Key); err != nil {
 		return o, err
 	}
+	if len(o.ContentType) > 255 || strings.ContainsFunc(o.ContentType, unicode.IsControl) {
+		return o, waybill.E(waybill.KindInvalid, "content type %.80q: want up to 255 bytes without control characters", o.ContentType)
+	}
 	if err := x.o.Admit(ctx, queue.TopicArrival); err != nil {
 		return o, err
 	}
@@ -163,59 +175,61 @@ func (x *Objects) PutObject(ctx context.Context, o waybill.Object, r io.Reader, 
 	if o.SHA256 != "" && o.SHA256 != ref.SHA256 {
 		return o, waybill.E(waybill.KindInvalid, "the content's checksum is %s, not %s", ref.SHA256, o.SHA256)
 	}
-	now := x.store.Now().UTC()
-	o.SHA256, o.Size, o.Version, o.CreatedAt, o.CreatedBy, o.Deleted = ref.SHA256, ref.Size, waybill.NewID(now), now, by.Name, false
+	o.SHA256, o.Size, o.CreatedBy, o.Deleted = ref.SHA256, ref.Size, by.Name, false
 	hops := 0
 	if by.Attempt != "" && x.o.Hops != nil {
 		if hops, err = x.o.Hops(ctx, by.Attempt); err != nil {
 			return o, err
 		}
 	}
-	err = x.add(ctx, &o, hops, idempotencyKey)
-	return o, err
+	return x.add(ctx, o, hops, idempotencyKey)
 }
 
-// add commits a version. With an idempotency key that was used before, o becomes
-// the version made then.
-func (x *Objects) add(ctx context.Context, o *waybill.Object, hops int, key string) error {
+// add makes o the current version of its object and returns it. With an
+// idempotency key that was used before, that is the version made then.
+func (x *Objects) add(ctx context.Context, o waybill.Object, hops int, key string) (waybill.Object, error) {
 	idem := name(o.Bucket, o.Key) + "\x01" + key
 	for {
 		if key != "" {
-			row, err := x.store.Get(ctx, "", tableIdem, idem)
-			if err == nil {
-				var m memory
-				if err := json.Unmarshal(row.Val, &m); err != nil {
-					return err
-				}
-				if m.SHA256 != o.SHA256 {
-					return waybill.E(waybill.KindInvalid, "the idempotency key was used for other content").
-						WithHint("use a new key for a new request")
-				}
-				*o, err = x.Object(ctx, o.Bucket, o.Key, m.Version)
-				return err
-			}
-			if !errors.Is(err, store.ErrNotFound) {
-				return err
+			made, err := x.read(ctx, tableIdem, idem)
+			switch {
+			case err == nil && made.SHA256 != o.SHA256:
+				return o, waybill.E(waybill.KindInvalid, "the idempotency key was used for other content").
+					WithHint("use a new key for a new request")
+			case err == nil:
+				return made, nil
+			case !errors.Is(err, store.ErrNotFound):
+				return o, err
 			}
 		}
-		c, err := x.commit(ctx, o, hops)
+		c, err := x.commit(ctx, &o, hops)
 		if err != nil {
-			return err
+			return o, err
 		}
 		if key != "" {
-			val, err := json.Marshal(memory{o.SHA256, o.Version, o.CreatedAt})
+			val, err := json.Marshal(o)
 			if err != nil {
-				return err
+				return o, err
 			}
 			c.Puts = append(c.Puts, store.Put{Table: tableIdem, Key: idem, Val: val})
 		}
+		// A conflict says that another version was faster: then this one is the next.
 		if err := x.store.Commit(ctx, c); !errors.Is(err, store.ErrConflict) {
-			return err
+			return o, err
 		}
 		if err := ctx.Err(); err != nil {
-			return err
+			return o, err
 		}
 	}
+}
+
+// read returns an object from a row, or store.ErrNotFound.
+func (x *Objects) read(ctx context.Context, table, key string) (o waybill.Object, err error) {
+	row, err := x.store.Get(ctx, "", table, key)
+	if err == nil {
+		err = json.Unmarshal(row.Val, &o)
+	}
+	return o, err
 }
 
 // Arrival is the body of a message of the topic "arrival".
@@ -224,30 +238,51 @@ type Arrival struct {
 	Hops  int           `json:"hops,omitempty"` // arrivals that led to this one
 }
 
-// commit makes o the current version of its object.
+// commit makes o a version that is newer than the current one, and returns the
+// change that makes it current.
 func (x *Objects) commit(ctx context.Context, o *waybill.Object, hops int) (*store.Commit, error) {
+	full := name(o.Bucket, o.Key)
+	o.CreatedAt = x.store.Now().UTC()
+	o.Version = waybill.NewID(o.CreatedAt)
+	c := &store.Commit{}
+	row, err := x.store.Get(ctx, "", tableObject, full)
+	switch {
+	case err == nil:
+		var old version
+		if err := json.Unmarshal(row.Val, &old); err != nil {
+			return nil, err
+		}
+		if old.Deleted && o.Deleted {
+			return nil, notFound(o.Bucket, o.Key, "")
+		}
+		for at := old.CreatedAt; o.Version <= old.Version; { // made by a server whose clock is ahead
+			at = at.Add(time.Millisecond)
+			o.CreatedAt, o.Version = at, waybill.NewID(at)
+		}
+		old.ReplacedAt = o.CreatedAt
+		val, err := json.Marshal(old)
+		if err != nil {
+			return nil, err
+		}
+		c.Puts = append(c.Puts, store.Put{Table: tableVersion, Key: versionKey(o.Bucket, o.Key, old.Version), Rev: madeRev, Val: val})
+	case !errors.Is(err, store.ErrNotFound):
+		return nil, err
+	}
 	val, err := json.Marshal(o)
 	if err != nil {
 		return nil, err
 	}
-	full := name(o.Bucket, o.Key)
-	c := &store.Commit{Puts: []store.Put{{Table: tableVersion, Key: versionKey(o.Bucket, o.Key, o.Version), Val: val}}}
-	rev := int64(0)
-	if row, err := x.store.Get(ctx, "", tableObject, full); err == nil {
-		rev = row.Rev
-	} else if !errors.Is(err, store.ErrNotFound) {
-		return nil, err
-	}
-	c.Puts = append(c.Puts, store.Put{Table: tableObject, Key: full, Rev: rev, Val: val})
+	c.Puts = append(c.Puts,
+		store.Put{Table: tableVersion, Key: versionKey(o.Bucket, o.Key, o.Version), Val: val},
+		store.Put{Table: tableObject, Key: full, Rev: row.Rev, Val: val})
 	if _, err := x.store.Get(ctx, "", tableBucket, o.Bucket); errors.Is(err, store.ErrNotFound) {
 		c.Puts = append(c.Puts, store.Put{Table: tableBucket, Key: o.Bucket, Rev: store.AnyRev, Val: []byte(`{}`)})
 	} else if err != nil {
 		return nil, err
 	}
-	kind := "object.put"
-	if o.Deleted {
-		kind = "object.deleted"
-	} else {
+	kind := "object.deleted"
+	if !o.Deleted {
+		kind = "object.put"
 		body, err := json.Marshal(Arrival{
 			Event: waybill.Event{
 				ID: o.Version, Type: "object", Source: "/buckets/" + o.Bucket, Subject: o.Key, Time: o.CreatedAt, Object: o,
@@ -259,8 +294,19 @@ func (x *Objects) commit(ctx context.Context, o *waybill.Object, hops int) (*sto
 		}
 		c.Sends = []store.Send{{Topic: queue.TopicArrival, Key: full, Body: body}}
 	}
-	c.Events = []store.Event{{Subject: "object/" + full, Kind: kind, Data: val, At: o.CreatedAt}}
+	c.Events = []store.Event{{Subject: subject(o.Bucket, o.Key), Kind: kind, Data: val, At: o.CreatedAt}}
 	return c, nil
+}
+
+// subject is that of an object's timeline.
+func subject(bucket, key string) string { return "object/" + name(bucket, key) }
+
+func notFound(bucket, key, version string) error {
+	what := "object " + name(bucket, key)
+	if version != "" {
+		what += " version " + version
+	}
+	return waybill.E(waybill.KindNotFound, "there is no %s", what)
 }
 
 // Object implements waybill.Objects.
@@ -269,24 +315,16 @@ func (x *Objects) Object(ctx context.Context, bucket, key, version string) (wayb
 	if err := check(bucket, key); err != nil {
 		return o, err
 	}
-	var row store.Row
-	var err error
-	if version == "" {
-		row, err = x.store.Get(ctx, "", tableObject, name(bucket, key))
-	} else if !utf8.ValidString(version) || strings.ContainsFunc(version, unicode.IsControl) {
-		err = store.ErrNotFound
-	} else {
-		row, err = x.store.Get(ctx, "", tableVersion, versionKey(bucket, key, version))
-	}
-	if err == nil {
-		err = json.Unmarshal(row.Val, &o)
-	}
-	if errors.Is(err, store.ErrNotFound) || err == nil && o.Deleted {
-		what := "object " + name(bucket, key)
-		if version != "" {
-			what += " version " + version
+	table, at := tableObject, name(bucket, key)
+	if version != "" {
+		if len(version) > 64 || !utf8.ValidString(version) || strings.ContainsFunc(version, unicode.IsControl) {
+			return o, notFound(bucket, key, "")
 		}
-		return o, waybill.E(waybill.KindNotFound, "there is no %s", what)
+		table, at = tableVersion, versionKey(bucket, key, version)
+	}
+	o, err := x.read(ctx, table, at)
+	if errors.Is(err, store.ErrNotFound) || err == nil && o.Deleted {
+		return waybill.Object{}, notFound(bucket, key, version)
 	}
 	return o, err
 }
@@ -306,6 +344,9 @@ func (x *Objects) ObjectList(ctx context.Context, bucket, prefix string, limit i
 	var out waybill.Page[waybill.Object]
 	if err := CheckBucket(bucket); err != nil {
 		return out, err
+	}
+	if len(prefix) > maxKey || !utf8.ValidString(prefix) || strings.ContainsFunc(prefix, unicode.IsControl) {
+		return out, waybill.E(waybill.KindInvalid, "prefix %.80q cannot begin a key", prefix)
 	}
 	if _, err := x.store.Get(ctx, "", tableBucket, bucket); errors.Is(err, store.ErrNotFound) {
 		return out, waybill.E(waybill.KindNotFound, "there is no bucket %s", bucket)
@@ -346,9 +387,6 @@ func (x *Objects) DeleteObject(ctx context.Context, bucket, key string, by waybi
 	if err != nil {
 		return err
 	}
-	now := x.store.Now().UTC()
-	gone := waybill.Object{
-		Tenant: o.Tenant, Bucket: bucket, Key: key, Version: waybill.NewID(now), CreatedAt: now, CreatedBy: by.Name, Deleted: true,
-	}
-	return x.add(ctx, &gone, 0, "")
+	_, err = x.add(ctx, waybill.Object{Tenant: o.Tenant, Bucket: bucket, Key: key, CreatedBy: by.Name, Deleted: true}, 0, "")
+	return err
 }
