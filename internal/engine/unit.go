@@ -74,7 +74,9 @@ func (e *Engine) work(ctx context.Context, m *store.Msg) (*store.Commit, error) 
 	}()
 	c, err := u.pass(ctx)
 	if errors.Is(err, store.ErrConflict) {
-		// Only before the first commit of a message whose row was changed by others.
+		// Only before the first commit of a message whose row was changed by others:
+		// what was to be recorded with it has not happened.
+		u.records = nil
 		if err = u.reload(ctx); err == nil {
 			c, err = u.pass(ctx)
 		}
