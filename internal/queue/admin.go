@@ -152,7 +152,10 @@ func (a *Admin) Redrive(ctx context.Context, topic string, ids []string, _ waybi
 		return err
 	}
 	if len(ids) > 0 {
-		for _, id := range ids {
+		for i, id := range ids {
+			if slices.Contains(ids[:i], id) {
+				continue
+			}
 			r, err := a.store.Get(ctx, "", store.DeadTable, topic+"/"+id)
 			if errors.Is(err, store.ErrNotFound) {
 				return n, waybill.E(waybill.KindNotFound, "no dead letter %s in %s", id, topic)

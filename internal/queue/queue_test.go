@@ -2,6 +2,7 @@ package queue_test
 
 import (
 	"context"
+	"flag"
 	"path/filepath"
 	"testing"
 	"time"
@@ -13,7 +14,13 @@ import (
 	"github.com/waybill-run/waybill/internal/store/sqlite"
 )
 
-func TestMain(m *testing.M) { pgtest.Main(m) }
+func TestMain(m *testing.M) {
+	// Enough for every day; -rapid.checks on the command line wins.
+	if err := flag.Set("rapid.checks", "30"); err != nil {
+		panic(err) // rapid has no such flag any more
+	}
+	pgtest.Main(m)
+}
 
 func TestSQLite(t *testing.T) {
 	t.Parallel()

@@ -30,6 +30,7 @@ const (
 	sound  fault = iota
 	before       // fails, and nothing was written
 	after        // is made, and the answer is lost
+	late         // is made, and the answer comes when the leases have been renewed
 )
 
 var errCut = waybill.E(waybill.KindUnavailable, "the connection was cut")
@@ -80,8 +81,11 @@ func (n *node) Commit(ctx context.Context, c *store.Commit) error {
 	}
 	commit := func() error { return n.Store.Commit(ctx, c) }
 	err := n.book.commit(c, commit)
-	if f == after {
+	switch f {
+	case after:
 		return errCut
+	case late:
+		time.Sleep(lease / 2)
 	}
 	return err
 }
