@@ -20,18 +20,24 @@ func (a *app) tokenCreateCmd() *cobra.Command {
 	var role, data string
 	var ttl time.Duration
 	cmd := &cobra.Command{
-		Use:   "create NAME",
+		Use:   "create [NAME]",
 		Short: "Make an API token and print its secret, once",
 		Long: `Make an API token and print its secret. The secret is not kept anywhere.
 
+Without a name it is called by its role.
+
 With --data the token is written into the data folder of a server that is
 stopped: that is how the first token of a server is made.`,
-		Args: cobra.ExactArgs(1),
+		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			name := role
+			if len(args) > 0 {
+				name = args[0]
+			}
 			if ttl < 0 || ttl%time.Second != 0 {
 				return usage("--ttl wants whole seconds")
 			}
-			t, err := a.createToken(cmd.Context(), data, client.CreateToken{Name: args[0], Role: waybill.Role(role), TTLSeconds: int64(ttl / time.Second)})
+			t, err := a.createToken(cmd.Context(), data, client.CreateToken{Name: name, Role: waybill.Role(role), TTLSeconds: int64(ttl / time.Second)})
 			if err != nil {
 				return err
 			}
