@@ -16,6 +16,7 @@ import (
 	"github.com/waybill-run/waybill"
 	"github.com/waybill-run/waybill/client"
 	"github.com/waybill-run/waybill/internal/cli"
+	"github.com/waybill-run/waybill/internal/demo"
 	"github.com/waybill-run/waybill/internal/fault"
 	"github.com/waybill-run/waybill/internal/httpd"
 	"github.com/waybill-run/waybill/internal/pipeline"
@@ -37,7 +38,7 @@ func buildVersion() httpd.Version {
 func CLI() cli.Deps {
 	return cli.Deps{
 		Version:  client.Version(buildVersion()),
-		Commands: []*cobra.Command{upCommand(), superviseCommand()},
+		Commands: []*cobra.Command{upCommand(), demo.Command(startDemo), superviseCommand()},
 		Validate: validate,
 		OpenTokens: func(ctx context.Context, data string) (waybill.Tokens, io.Closer, error) {
 			t, closer, err := OpenTokens(ctx, data, os.Getenv("WAYBILL_STORE"))
