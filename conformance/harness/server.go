@@ -393,7 +393,8 @@ func (s *Server) Units() []Process {
 	return units
 }
 
-// Processes are all processes of this server: itself, its supervisor and units.
+// Processes are all processes that have to do with the server's folder: itself,
+// its supervisor, its units, and siblings, which share the project in it.
 func (s *Server) Processes() []Process { return processes(s.dir + "/") }
 
 // UnitDirs are the names of the folders of units that are left.
@@ -421,8 +422,15 @@ func (s *Server) Log() string {
 	return string(b)
 }
 
+// logTail is the end of the log without the requests that were answered.
 func (s *Server) logTail() string {
-	text := s.Log()
+	var b strings.Builder
+	for line := range strings.Lines(s.Log()) {
+		if !strings.Contains(line, "msg=request") || strings.Contains(line, " status=500 ") {
+			b.WriteString(line)
+		}
+	}
+	text := b.String()
 	if len(text) > 6000 {
 		text = "…" + text[len(text)-6000:]
 	}
