@@ -41,6 +41,11 @@ var Arrows = []Row{
 		Instead: "what ties it to the catalog belongs in internal/catalog",
 	},
 	{
+		Dir:     "examples/*",
+		Why:     "a project as a user would write it, embedded",
+		Instead: "what runs it belongs in internal/demo",
+	},
+	{
 		Dir: "conformance/*", May: []string{"client", "internal/app", "internal/cli", "internal/fault", "internal/httpd/openapitest", "internal/store/postgres/pgtest"}, Modules: []string{"*"},
 		Why:     "tests that see the program from outside; app and cli are imported only so that go test knows what the result depends on",
 		Instead: "use package client as everybody does; a test that needs the inside belongs beside the package it tests",
@@ -51,6 +56,18 @@ var Arrows = []Row{
 		Dir: "internal/app", May: []string{"*"}, Modules: []string{"github.com/spf13/cobra"},
 		Why:     "the wiring",
 		Instead: "the package that needs the module should hide it from the wiring",
+	},
+
+	// Commands that bring a server along, which they are given.
+	{
+		Dir: "internal/demo", May: []string{"", "client", "examples/tour"}, Modules: []string{"github.com/spf13/cobra", "golang.org/x/term"},
+		Why:     "does what a user would do, through the client; the server is handed in",
+		Instead: inApp,
+	},
+	{
+		Dir: "internal/loadtest", May: []string{"", "client"}, Modules: []string{"github.com/spf13/cobra", "golang.org/x/term"},
+		Why:     "measures what a user would notice, through the client; the server is handed in",
+		Instead: inApp,
 	},
 
 	// What makes things happen.
