@@ -244,7 +244,7 @@ func (d *demo) hints(ctx context.Context, url string, one Sample) {
 		"waybill object get "+results+" reports/"+stem(one.Key)+".txt",
 		"waybill start "+report+" --param region=north --wait",
 		"waybill queue list",
-		"curl -s "+url+"/api/v1/runs?limit=2",
+		"curl -s "+quote(url+"/api/v1/runs?limit=2"),
 	)...)
 }
 
