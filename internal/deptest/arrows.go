@@ -65,8 +65,9 @@ var Arrows = []Row{
 		Instead: inApp,
 	},
 	{
-		Dir: "internal/loadtest", May: []string{"", "client"}, Modules: []string{"github.com/spf13/cobra", "golang.org/x/term"},
-		Why:     "measures what a user would notice, through the client; the server is handed in",
+		Dir: "internal/loadtest", May: []string{"", "client", "internal/queue", "internal/store"},
+		Modules: []string{"github.com/jackc/pgx/v5", "github.com/spf13/cobra", "golang.org/x/term"},
+		Why:     "measures what a user would notice, through the client, and a store alone through its contract; server and stores are handed in, a scratch schema in PostgreSQL it makes itself",
 		Instead: inApp,
 	},
 
