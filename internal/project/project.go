@@ -33,11 +33,19 @@ type Project struct {
 	log   *slog.Logger
 	set   Settings
 
-	mu     sync.Mutex
-	plans  map[string]*pipeline.Plan // by versionKey
-	newest []Match                   // by name; what may start
-	seen   time.Time                 // when newest was read
-	rev    string                    // of the table then
+	mu       sync.Mutex
+	newest   map[string]current        // by name, as of changes
+	watching []string                  // names of those that objects start, sorted
+	changes  int64                     // revision of the row of tableChanges
+	seen     time.Time                 // when changes was last compared; zero: never
+	plans    map[string]*pipeline.Plan // other versions, by versionKey
+}
+
+// current is the newest version of a pipeline.
+type current struct {
+	Match
+	retired bool
+	err     error // why it cannot be used
 }
 
 var _ waybill.Pipelines = (*Project)(nil)
@@ -46,13 +54,16 @@ var _ waybill.Pipelines = (*Project)(nil)
 type Match struct {
 	Plan    *pipeline.Plan
 	Version int
-	retired bool
 }
 
 const (
 	tablePipeline = "pipeline"         // key: name; value: latest
 	tableVersion  = "pipeline_version" // key: name@version; value: definition
+	tableChanges  = "pipeline_changes" // one row, whose revision counts the changes of tablePipeline
 )
+
+// changed is the part of a commit that says that tablePipeline has changed.
+var changed = store.Put{Table: tableChanges, Key: "all", Rev: store.AnyRev, Val: []byte(`{}`)}
 
 // latest is the row of a pipeline.
 type latest struct {
@@ -71,7 +82,7 @@ func Tables() store.Schema {
 	return store.Schema{{
 		Name: tablePipeline, Version: 1,
 		Derive: func(string, []byte) (store.Derived, error) { return store.Derived{Counters: []string{"all"}}, nil },
-	}, {Name: tableVersion, Version: 1}}
+	}, {Name: tableVersion, Version: 1}, {Name: tableChanges, Version: 1}}
 }
 
 // Origins of definitions.
@@ -80,7 +91,7 @@ const (
 	originAPI    = "api"
 )
 
-// maxPlans bounds the cache of compiled plans.
+// maxPlans bounds the cache of compiled plans that are not the newest.
 const maxPlans = 500
 
 func versionKey(name string, version int) string { return fmt.Sprintf("%s@%09d", name, version) }
@@ -92,29 +103,55 @@ func Open(ctx context.Context, s store.Store, dir string, o Options) (*Project, 
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
 	}
-	var plans []*pipeline.Plan
-	if dir != "" {
-		folder := os.DirFS(dir)
-		set, err := ReadSettings(folder)
-		if err != nil {
-			return nil, err
-		}
-		p.set = set
-		if plans, err = pipeline.Load(folder, o.Parse); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
+	if dir == "" {
+		return p, p.refresh(ctx)
 	}
+	folder := os.DirFS(dir)
+	var problems pipeline.Problems
+	set, err := ReadSettings(folder, o.Parse.Env)
+	if err := collect(&problems, err); err != nil {
+		return nil, err
+	}
+	plans, err := pipeline.Load(folder, o.Parse)
+	if err := collect(&problems, err); err != nil {
+		return nil, err
+	}
+	if len(problems) > 0 {
+		return nil, problems
+	}
+	p.set = set
 	for _, plan := range plans {
 		if _, _, err := p.apply(ctx, plan, originFolder, waybill.Principal{Name: "folder"}); err != nil {
 			return nil, fmt.Errorf("pipeline %s: %w", plan.Name, err)
 		}
 	}
-	if dir != "" {
+	// A folder that is no project is one that was named by mistake: it says nothing
+	// about the pipelines that other servers know.
+	if isProject(folder) {
 		if err := p.retire(ctx, plans); err != nil {
 			return nil, err
 		}
 	}
 	return p, p.refresh(ctx)
+}
+
+// collect adds problems to a list, and returns any other error.
+func collect(to *pipeline.Problems, err error) error {
+	var ps pipeline.Problems
+	if errors.As(err, &ps) {
+		*to = append(*to, ps...)
+		return nil
+	}
+	return err
+}
+
+func isProject(folder fs.FS) bool {
+	for _, name := range []string{settingsFile, "pipelines"} {
+		if _, err := fs.Stat(folder, name); err == nil {
+			return true
+		}
+	}
+	return false
 }
 
 // Close implements io.Closer; there is nothing to release.
@@ -138,14 +175,14 @@ func (p *Project) retire(ctx context.Context, plans []*pipeline.Plan) error {
 		if l.Origin != originFolder || !gone || l.Retired {
 			continue
 		}
-		l.Retired = true
+		l.Retired, l.Triggers = true, []string{}
 		p.log.Info("pipeline retired: its file is gone", "pipeline", l.Name)
 		val, err := json.Marshal(l)
 		if err != nil {
 			return err
 		}
 		if err := p.store.Commit(ctx, &store.Commit{
-			Puts:   []store.Put{{Table: tablePipeline, Key: r.Key, Rev: r.Rev, Val: val}},
+			Puts:   []store.Put{{Table: tablePipeline, Key: r.Key, Rev: r.Rev, Val: val}, changed},
 			Events: []store.Event{{Subject: "pipeline/" + l.Name, Kind: "pipeline.retired"}},
 		}); err != nil && !errors.Is(err, store.ErrConflict) {
 			return err
@@ -174,21 +211,29 @@ func (p *Project) apply(ctx context.Context, plan *pipeline.Plan, origin string,
 			return old.Pipeline, false, nil
 		}
 		next := latest{Pipeline: describe(plan)}
-		next.Version, next.Origin, next.CreatedAt, next.CreatedBy = old.Version+1, origin, p.store.Now().UTC(), by.Name
-		c := &store.Commit{Events: []store.Event{{Subject: "pipeline/" + plan.Name, Kind: "pipeline.applied", Data: fmt.Appendf(nil, `{"version":%d}`, next.Version)}}}
-		for _, x := range []struct {
-			table, key string
-			rev        int64
-			val        any
-		}{
-			{tablePipeline, plan.Name, row.Rev, next},
-			{tableVersion, versionKey(plan.Name, next.Version), 0, definition{next.Pipeline, plan.Env}},
-		} {
-			val, err := json.Marshal(x.val)
+		next.Origin = origin
+		next.Version, next.CreatedAt, next.CreatedBy = old.Version, old.CreatedAt, old.CreatedBy
+		fresh := old.Hash != plan.Hash
+		if fresh { // otherwise it changes its origin, or comes back
+			next.Version, next.CreatedAt, next.CreatedBy = old.Version+1, p.store.Now().UTC(), by.Name
+		}
+		val, err := json.Marshal(next)
+		if err != nil {
+			return waybill.Pipeline{}, false, err
+		}
+		c := &store.Commit{
+			Puts: []store.Put{{Table: tablePipeline, Key: plan.Name, Rev: row.Rev, Val: val}, changed},
+			Events: []store.Event{{
+				Subject: "pipeline/" + plan.Name, Kind: "pipeline.applied", At: p.store.Now().UTC(),
+				Data: fmt.Appendf(nil, `{"version":%d,"origin":%q}`, next.Version, origin),
+			}},
+		}
+		if fresh {
+			val, err := json.Marshal(definition{next.Pipeline, plan.Env})
 			if err != nil {
 				return waybill.Pipeline{}, false, err
 			}
-			c.Puts = append(c.Puts, store.Put{Table: x.table, Key: x.key, Rev: x.rev, Val: val})
+			c.Puts = append(c.Puts, store.Put{Table: tableVersion, Key: versionKey(plan.Name, next.Version), Val: val})
 		}
 		err = p.store.Commit(ctx, c)
 		if errors.Is(err, store.ErrConflict) {
@@ -200,7 +245,7 @@ func (p *Project) apply(ctx context.Context, plan *pipeline.Plan, origin string,
 		p.mu.Lock()
 		p.seen = time.Time{}
 		p.mu.Unlock()
-		return next.Pipeline, true, nil
+		return next.Pipeline, fresh, nil
 	}
 }
 
@@ -225,49 +270,79 @@ func describe(plan *pipeline.Plan) waybill.Pipeline {
 // refreshEvery is how soon a server sees what another one applied.
 const refreshEvery = time.Second
 
-// refresh reads which pipelines there are, if that was some time ago.
+// refresh brings newest up to date, if it was not looked at just now.
 func (p *Project) refresh(ctx context.Context) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := p.store.Now()
-	if !p.seen.IsZero() && now.Sub(p.seen) < refreshEvery {
+	if age := now.Sub(p.seen); !p.seen.IsZero() && age >= 0 && age < refreshEvery {
+		return nil
+	}
+	// The counter is read before the rows: what changes in between is read again.
+	count, err := p.store.Get(ctx, "", tableChanges, changed.Key)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	if p.newest != nil && count.Rev == p.changes {
+		p.seen = now
 		return nil
 	}
 	rows, err := p.store.Scan(ctx, "", tablePipeline, "", 0)
 	if err != nil {
 		return err
 	}
-	rev := ""
+	newest, watching := make(map[string]current, len(rows)), []string{}
 	for _, r := range rows {
-		rev += fmt.Sprintf("%s=%d ", r.Key, r.Rev)
-	}
-	if rev != p.rev || p.seen.IsZero() {
-		var newest []Match
-		for _, r := range rows {
-			var l latest
-			if err := json.Unmarshal(r.Val, &l); err != nil {
-				return err
-			}
-			plan, err := p.plan(ctx, l.Name, l.Version)
-			if err != nil {
-				p.log.Error("pipeline cannot be used", "pipeline", l.Name, "version", l.Version, "err", err)
-				continue
-			}
-			newest = append(newest, Match{plan, l.Version, l.Retired})
+		var l latest
+		if err := json.Unmarshal(r.Val, &l); err != nil {
+			return fmt.Errorf("pipeline %s: %w", r.Key, err)
 		}
-		p.newest, p.rev = newest, rev
+		x := current{Match: Match{Version: l.Version}, retired: l.Retired}
+		if old, ok := p.newest[l.Name]; ok && old.Version == l.Version && old.err == nil {
+			x.Plan = old.Plan
+		} else {
+			x.Plan, x.err = p.compile(ctx, l.Name, l.Version)
+		}
+		if x.err != nil {
+			if ctx.Err() != nil || waybill.IsKind(x.err, waybill.KindUnavailable) {
+				return x.err
+			}
+			p.log.Error("pipeline cannot be used", "pipeline", l.Name, "version", l.Version, "err", x.err)
+		} else if !x.retired && len(x.Plan.On.Objects) > 0 {
+			watching = append(watching, l.Name)
+		}
+		newest[l.Name] = x
 	}
-	p.seen = now
+	p.newest, p.watching, p.changes, p.seen = newest, watching, count.Rev, now
 	return nil
 }
 
-// plan compiles a version, or finds it compiled. p.mu is held.
-func (p *Project) plan(ctx context.Context, name string, version int) (*pipeline.Plan, error) {
+// version returns a compiled version. p.mu is held.
+func (p *Project) version(ctx context.Context, name string, version int) (*pipeline.Plan, error) {
+	if x, ok := p.newest[name]; ok && x.Version == version && x.err == nil {
+		return x.Plan, nil
+	}
 	key := versionKey(name, version)
 	if x := p.plans[key]; x != nil {
 		return x, nil
 	}
-	row, err := p.store.Get(ctx, "", tableVersion, key)
+	plan, err := p.compile(ctx, name, version)
+	if err != nil {
+		return nil, err
+	}
+	for old := range p.plans { // any will do: old versions are rarely asked for
+		if len(p.plans) < maxPlans {
+			break
+		}
+		delete(p.plans, old)
+	}
+	p.plans[key] = plan
+	return plan, nil
+}
+
+// compile reads a version from the store.
+func (p *Project) compile(ctx context.Context, name string, version int) (*pipeline.Plan, error) {
+	row, err := p.store.Get(ctx, "", tableVersion, versionKey(name, version))
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, notFound(name, version)
 	}
@@ -288,10 +363,6 @@ func (p *Project) plan(ctx context.Context, name string, version int) (*pipeline
 	if err != nil {
 		return nil, fmt.Errorf("pipeline %s version %d is no longer valid: %w", name, version, err)
 	}
-	if len(p.plans) >= maxPlans {
-		clear(p.plans)
-	}
-	p.plans[key] = plan
 	return plan, nil
 }
 
@@ -308,7 +379,7 @@ func (p *Project) Plan(ctx context.Context, name string, version int) (*pipeline
 	if version > 0 {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		plan, err := p.plan(ctx, name, version)
+		plan, err := p.version(ctx, name, version)
 		return plan, version, err
 	}
 	if err := p.refresh(ctx); err != nil {
@@ -316,19 +387,20 @@ func (p *Project) Plan(ctx context.Context, name string, version int) (*pipeline
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, m := range p.newest {
-		if m.Plan.Name != name {
-			continue
-		}
-		if m.retired {
-			return nil, 0, waybill.E(waybill.KindGone, "pipeline %s was removed from the project folder", name)
-		}
-		return m.Plan, m.Version, nil
+	x, ok := p.newest[name]
+	switch {
+	case !ok:
+		return nil, 0, notFound(name, 0)
+	case x.retired:
+		return nil, 0, waybill.E(waybill.KindGone, "pipeline %s was removed from the project folder", name)
+	case x.err != nil:
+		return nil, 0, x.err
 	}
-	return nil, 0, notFound(name, 0)
+	return x.Plan, x.Version, nil
 }
 
-// Matching returns the newest versions of the pipelines that an object starts.
+// Matching returns the newest versions of the pipelines that an object starts, in
+// the order of their names.
 func (p *Project) Matching(ctx context.Context, bucket, key string) ([]Match, error) {
 	if err := p.refresh(ctx); err != nil {
 		return nil, err
@@ -336,8 +408,9 @@ func (p *Project) Matching(ctx context.Context, bucket, key string) ([]Match, er
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var out []Match
-	for _, m := range p.newest {
-		if !m.retired && slices.ContainsFunc(m.Plan.On.Objects, func(t pipeline.ObjectTrigger) bool { return t.Matches(bucket, key) }) {
+	for _, name := range p.watching {
+		m := p.newest[name].Match
+		if slices.ContainsFunc(m.Plan.On.Objects, func(t pipeline.ObjectTrigger) bool { return t.Matches(bucket, key) }) {
 			out = append(out, m)
 		}
 	}
