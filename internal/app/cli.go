@@ -38,7 +38,7 @@ func buildVersion() httpd.Version {
 func CLI() cli.Deps {
 	return cli.Deps{
 		Version:  client.Version(buildVersion()),
-		Commands: []*cobra.Command{upCommand(), demo.Command(startDemo), superviseCommand()},
+		Commands: []*cobra.Command{upCommand(), loadtestCommand(), demo.Command(startDemo), superviseCommand()},
 		Validate: validate,
 		OpenTokens: func(ctx context.Context, data string) (waybill.Tokens, io.Closer, error) {
 			t, closer, err := OpenTokens(ctx, data, os.Getenv("WAYBILL_STORE"))

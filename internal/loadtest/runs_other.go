@@ -1,0 +1,15 @@
+//go:build !linux
+
+package loadtest
+
+import (
+	"context"
+
+	"github.com/waybill-run/waybill"
+)
+
+func partNames() []string { return nil }
+
+func runs(context.Context, *options, *sheet) error {
+	return waybill.E(waybill.KindInvalid, "processes are run on Linux only")
+}
