@@ -175,6 +175,9 @@ func (e *Engine) stopAttempt(ctx context.Context, tenant, key string, c *store.C
 	if a.Phase == waybill.PhaseTerminal {
 		return nil // its end is on its way to the run
 	}
+	if a.Stop != "" {
+		return nil // it is being stopped already
+	}
 	now := e.now()
 	a.Stop = string(waybill.StatusCanceled)
 	kind, data := "attempt.stopping", map[string]any{"attempt": key, "step": a.Step}

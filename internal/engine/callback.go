@@ -46,7 +46,15 @@ func (e *Engine) Authenticate(ctx context.Context, token string) (waybill.Princi
 	return p, nil
 }
 
+// closed reports why an attempt takes no reports any more: it has ended, or it is
+// being ended whatever its unit says.
 func closed(a *waybill.Attempt) error {
+	switch {
+	case a.Phase != waybill.PhaseTerminal && a.Stop == "":
+		return nil
+	case a.Phase != waybill.PhaseTerminal:
+		return waybill.E(waybill.KindGone, "attempt %d of step %s is being ended as %s", a.Number, a.Step, a.Stop)
+	}
 	return waybill.E(waybill.KindGone, "attempt %d of step %s has ended as %s", a.Number, a.Step, a.Status)
 }
 
@@ -74,9 +82,9 @@ func (e *Engine) Complete(ctx context.Context, attempt string, body []byte, cont
 			e.contradiction(ctx, a)
 			return nil, waybill.E(waybill.KindConflict, "another callback was accepted before")
 		}
-		if a.Phase == waybill.PhaseTerminal {
+		if closed := closed(a); closed != nil {
 			e.late(ctx, a)
-			return nil, closed(a)
+			return nil, closed
 		}
 		cb, err := plan.DecodeCallback(bytes.NewReader(body), contentType)
 		if err != nil {
@@ -150,9 +158,9 @@ func checkReturned(step *pipeline.Step, plan *pipeline.Plan, sets ...waybill.Var
 // SetVariables implements waybill.Callbacks.
 func (e *Engine) SetVariables(ctx context.Context, attempt string, vars waybill.Vars) error {
 	return e.update(ctx, attempt, func(a *waybill.Attempt, plan *pipeline.Plan, step *pipeline.Step) (*record, error) {
-		if a.Phase == waybill.PhaseTerminal {
+		if closed := closed(a); closed != nil {
 			e.late(ctx, a)
-			return nil, closed(a)
+			return nil, closed
 		}
 		if a.Callback != nil {
 			return nil, waybill.E(waybill.KindConflict, "the attempt has completed")

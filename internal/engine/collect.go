@@ -42,6 +42,9 @@ func (u *unit) collect(ctx context.Context, exit runner.Exit, stopped *outcome) 
 		if cb, err = u.awaitCallback(ctx); err != nil {
 			return nil, err
 		}
+		if cb == nil && u.a.Stop != "" {
+			return u.end(ctx, u.asked())
+		}
 		if cb == nil {
 			return u.end(ctx, outcome{waybill.StatusFailed, "no_callback", "ended without the callback it owes"})
 		}
@@ -82,7 +85,7 @@ func (u *unit) awaitCallback(ctx context.Context) (*waybill.Callback, error) {
 	limit := time.NewTimer(u.e.o.CallGrace)
 	defer limit.Stop()
 	for {
-		if u.a.Callback != nil {
+		if u.a.Callback != nil || u.a.Stop != "" {
 			return u.a.Callback, nil
 		}
 		select {

@@ -319,7 +319,7 @@ func (u *unit) follow(ctx context.Context) (*store.Commit, error) {
 		tick.Reset(u.e.o.StopGrace + 5*time.Second)
 	}
 	if u.a.Stop != "" {
-		stop(outcome{status: waybill.Status(u.a.Stop), err: "stopped on request"})
+		stop(u.asked())
 	}
 	for {
 		select {
@@ -331,7 +331,7 @@ func (u *unit) follow(ctx context.Context) (*store.Commit, error) {
 			}
 			fault.At("unit.running")
 			if u.a.Stop != "" && stopped == nil {
-				stop(outcome{status: waybill.Status(u.a.Stop), err: "stopped on request"})
+				stop(u.asked())
 			}
 		case <-u.changed:
 			if len(u.records) > 0 { // our own change is not written yet: write it and see both
@@ -346,7 +346,7 @@ func (u *unit) follow(ctx context.Context) (*store.Commit, error) {
 			}
 			switch {
 			case u.a.Stop != "":
-				stop(outcome{status: waybill.Status(u.a.Stop), err: "stopped on request"})
+				stop(u.asked())
 			case u.a.Callback != nil && stopped == nil:
 				tick.Reset(u.nextLimit())
 			}
@@ -355,11 +355,27 @@ func (u *unit) follow(ctx context.Context) (*store.Commit, error) {
 				stop(*stopped)
 				continue
 			}
-			if o := u.overdue(ctx); o != nil {
+			o := u.overdue(ctx)
+			switch {
+			case o == nil:
+				tick.Reset(u.nextLimit())
+			case u.a.Callback != nil:
 				stop(*o)
-				continue
+			case len(u.records) > 0: // our own change is not written yet
+				running.Reset(0)
+				tick.Reset(time.Millisecond)
+			default:
+				closed, err := u.expire(ctx, *o)
+				switch {
+				case err != nil:
+					return nil, err
+				case closed:
+					stop(*o)
+				default:
+					u.poke() // somebody was faster: look at what they want
+					tick.Reset(u.nextLimit())
+				}
 			}
-			tick.Reset(u.nextLimit())
 		case x := <-exits:
 			switch {
 			case waybill.IsKind(x.err, waybill.KindLost):
@@ -380,11 +396,10 @@ func (u *unit) follow(ctx context.Context) (*store.Commit, error) {
 func (u *unit) nextLimit() time.Duration {
 	now := u.e.now()
 	next := u.a.Deadline.Sub(now)
-	if u.step.Heartbeat > 0 {
-		next = min(next, u.lastBeat().Add(u.step.Heartbeat).Sub(now))
-	}
 	if cb := u.a.Callback; cb != nil {
 		next = min(next, cb.At.Add(u.e.o.CallGrace).Sub(now))
+	} else if u.step.Heartbeat > 0 {
+		next = min(next, u.lastBeat().Add(u.step.Heartbeat).Sub(now))
 	}
 	return max(next, 0)
 }
@@ -392,7 +407,10 @@ func (u *unit) nextLimit() time.Duration {
 // overdue reports whether a limit has passed.
 func (u *unit) overdue(ctx context.Context) *outcome {
 	now := u.e.now()
-	if cb := u.a.Callback; cb != nil && !now.Before(cb.At.Add(u.e.o.CallGrace)) {
+	if cb := u.a.Callback; cb != nil {
+		if now.Before(u.a.Deadline) && now.Before(cb.At.Add(u.e.o.CallGrace)) {
+			return nil
+		}
 		// It has reported and does not end: its report counts, the unit goes.
 		return &outcome{status: cb.Status, reason: "after_callback", err: cb.Error}
 	}
@@ -408,6 +426,44 @@ func (u *unit) overdue(ctx context.Context) *outcome {
 		return &outcome{status: waybill.StatusTimedOut, reason: "heartbeat", err: fmt.Sprintf("gave no heartbeat for %s", u.step.Heartbeat)}
 	}
 	return nil
+}
+
+// expire writes that the attempt is being ended because its time is over, so that
+// nothing the unit reports from now on is accepted and then not counted. It
+// reports false when a callback, a heartbeat or a request to stop came first.
+func (u *unit) expire(ctx context.Context, o outcome) (bool, error) {
+	for {
+		u.a.Stop, u.a.Reason, u.a.Error = string(o.status), o.reason, o.err
+		u.records = []record{{"attempt.overdue", map[string]any{
+			"attempt": u.key(), "step": u.a.Step, "status": o.status, "reason": o.reason,
+		}, u.e.now()}}
+		err := u.write(ctx)
+		if err == nil {
+			return true, nil
+		}
+		u.records = nil
+		if !errors.Is(err, store.ErrConflict) {
+			return false, err
+		}
+		if err := u.reload(ctx); err != nil {
+			return false, err
+		}
+		if u.a.Phase == waybill.PhaseTerminal || u.a.Node != u.e.o.Node {
+			return false, errNotOurs
+		}
+		if u.a.Stop != "" || u.a.Callback != nil {
+			return false, nil
+		}
+		if o.reason == "heartbeat" && u.a.HeartbeatAt.After(u.lastBeat()) {
+			u.setBeat(u.a.HeartbeatAt)
+			return false, nil
+		}
+	}
+}
+
+// asked is the outcome that the attempt's row asks for.
+func (u *unit) asked() outcome {
+	return outcome{status: waybill.Status(u.a.Stop), reason: u.a.Reason, err: orElse(u.a.Error, "stopped on request")}
 }
 
 func (u *unit) setBeat(t time.Time) {
