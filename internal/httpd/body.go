@@ -117,6 +117,10 @@ func checkJSON(b []byte, strange waybill.Kind) error {
 	if err := scanJSON(b, strange); err != nil {
 		return err
 	}
+	if json.Valid(b) {
+		return nil
+	}
+	// Only what is wrong is looked at again, to say where.
 	var whole json.RawMessage
 	var syntax *json.SyntaxError
 	switch err := json.Unmarshal(b, &whole); {
@@ -165,8 +169,8 @@ func scanJSON(b []byte, strange waybill.Kind) error {
 				continue
 			}
 			top.value = true
-			var name string
-			if json.Unmarshal(b[from:i+1], &name) != nil {
+			name := string(b[from+1 : i])
+			if strings.ContainsRune(name, '\\') && json.Unmarshal(b[from:i+1], &name) != nil {
 				continue // the syntax is wrong
 			}
 			if names++; names > maxNames {
