@@ -78,12 +78,13 @@ func ParseOutputs(r io.Reader) (waybill.Vars, error) {
 			if err := j.object(); err != nil {
 				return fail("%w", err)
 			}
-			for _, m := range j.top {
-				if err := waybill.CheckName(m.key); err != nil {
-					return fail("%w", err)
-				}
-				out.Set(m.key, m.value())
+			// No prefix: every name is one. Names of one object that differ only in case
+			// contradict each other.
+			vars, err := collect(j.top, "")
+			if err != nil {
+				return fail("%w", err)
 			}
+			out.Merge(vars)
 		} else {
 			name, value, ok := strings.Cut(string(line), "=")
 			if !ok {
