@@ -92,7 +92,7 @@ const (
 )
 
 // maxPlans bounds the cache of compiled plans that are not the newest.
-const maxPlans = 500
+const maxPlans = 200
 
 func versionKey(name string, version int) string { return fmt.Sprintf("%s@%09d", name, version) }
 

@@ -475,7 +475,7 @@ func TestManyVersions(t *testing.T) {
 	t.Parallel()
 	s, _ := newStore(t)
 	p := open(t, s, "")
-	const n = 520
+	const n = 210
 	for i := range n {
 		apply(t, p, def("x", fmt.Sprintf("./%d", i+1), ""))
 	}
