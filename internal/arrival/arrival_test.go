@@ -129,11 +129,18 @@ func (w *world) send(body any) {
 	}
 }
 
+// uncut lets a claim that has begun come to its end when the worker stops.
+type uncut struct{ store.Store }
+
+func (u uncut) Claim(ctx context.Context, r store.ClaimRequest) (store.Claimed, error) {
+	return u.Store.Claim(context.WithoutCancel(ctx), r)
+}
+
 // work handles arrivals as a server does until none is left.
 func (w *world) work() {
 	w.t.Helper()
 	worker, err := queue.Start(w.t.Context(), queue.Options{
-		Store: w.store, Topic: queue.TopicArrival, Owner: "test", Handler: w.arrivals.Handle, Poll: 10 * time.Millisecond,
+		Store: uncut{w.store}, Topic: queue.TopicArrival, Owner: "test", Handler: w.arrivals.Handle,
 	})
 	if err != nil {
 		w.t.Fatal(err)

@@ -100,7 +100,14 @@ vars: {___FILE: %q}
 	if len(runs.Items) != arrival.MaxHops+1 {
 		t.Errorf("%d runs, want %d", len(runs.Items), arrival.MaxHops+1)
 	}
-	for _, r := range runs.Items[1:] {
+	for _, r := range runs.Items {
+		if err := c.FollowEvents(ctx, r.ID, "", func(client.Record) error { return nil }); err != nil {
+			t.Fatal(err)
+		}
+		r, err := c.Run(ctx, r.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
 		if r.Status != waybill.StatusSucceeded {
 			t.Errorf("run %s ended as %s: %s", r.ID, r.Status, r.Error)
 		}

@@ -106,25 +106,40 @@ func TestOnceShowsTheWayOfEveryFile(t *testing.T) {
 	}
 }
 
-func TestDataIsKept(t *testing.T) {
+func TestFolderWithAProjectOfItsOwn(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	changed := filepath.Join(dir, "project", "bin", "check.sh")
-	for turn := range 2 {
-		out, errs, code := demo(t, "--once", "--listen", "127.0.0.1:0", "--data", dir)
-		if turn == 0 {
-			if code != 0 || !strings.Contains(out, "waybill up --project") {
-				t.Fatalf("exit code %d, told %q; it wrote\n%s", code, errs, out)
-			}
-			// What somebody changes there counts the next time.
-			if err := os.WriteFile(changed, []byte("#!/bin/sh\necho out of order >&2\nexit 3\n"), 0o755); err != nil {
-				t.Fatal(err)
-			}
-			continue
+	// What somebody changed in a folder from an earlier time counts.
+	for name, text := range map[string]string{
+		"waybill.yaml": "name: mine\n",
+		"pipelines/ingest.yaml": `
+name: ingest
+on: {object: {bucket: inbox, match: "*.csv"}}
+steps: [{name: check, run: ["sh", "-c", "exit 3"]}]
+`,
+		"pipelines/sales-report.yaml": `
+name: sales-report
+on: {http: {}}
+steps: [{name: rank, run: ["true"]}]
+`,
+	} {
+		path := filepath.Join(dir, "project", name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
 		}
-		if code != 1 || !strings.Contains(errs, "runs did not succeed") || !strings.Contains(out, "exit code 3") {
-			t.Errorf("with failing runs: exit code %d, told %q; it wrote\n%s", code, errs, out)
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
 		}
+	}
+	out, errs, code := demo(t, "--once", "--listen", "127.0.0.1:0", "--data", dir)
+	if code != 1 || !strings.Contains(errs, "5 of 6 runs did not succeed") {
+		t.Errorf("with failing runs: exit code %d, told %q", code, errs)
+	}
+	if !regexp.MustCompile(`check +web-2026-03-02 +failed: exit code 3`).MatchString(out) {
+		t.Errorf("it does not tell which step failed; it wrote\n%s", out)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "data", "store.db")); err != nil {
+		t.Errorf("the data is not kept: %v", err)
 	}
 }
 
