@@ -45,9 +45,10 @@ type Config struct {
 	Blobs   string // folder of objects and logs; empty means one in Data. Servers that share a store share it too
 	TLSCert string
 	TLSKey  string
-	Hosts   []string // further names by which clients may call
-	URL     string   // address by which units call back; empty means the listener's
-	Units   int      // units at once; 0 leaves it to the project's settings
+	Hosts   []string      // further names by which clients may call
+	URL     string        // address by which units call back; empty means the listener's
+	Units   int           // units at once; 0 leaves it to the project's settings
+	Lease   time.Duration // of messages and of this server; 0 means 15 s
 
 	Version httpd.Version
 	Logger  *slog.Logger
@@ -304,6 +305,7 @@ func (s *Server) work(ctx context.Context) error {
 		Store: s.store, Blobs: s.blobs, Plans: s.project, Runners: s.runners, Admit: admin.Admit, Logger: s.log,
 		Node: s.data.node, Instance: instance, Secret: s.data.secret, Dir: s.data.join("units"), Project: s.c.Project,
 		BaseEnv: s.baseEnv(settings), URL: s.callbackURL, Units: units, LogCap: settings.Units.LogCap,
+		Lease:     s.c.Lease,
 		CallGrace: time.Duration(settings.Callback.Grace), Shared: s.store.Info().Engine != "sqlite",
 	})
 	objects := object.New(s.store, s.blobs, object.Options{Admit: admin.Admit, Hops: s.engine.Hops, Logger: s.log})
@@ -314,7 +316,7 @@ func (s *Server) work(ctx context.Context) error {
 	arrivals := arrival.New(s.store, s.project, objects, s.engine.Begin, arrival.Options{Logger: s.log})
 	if s.arrivals, err = queue.Start(bg, queue.Options{
 		Store: s.store, Topic: queue.TopicArrival, Owner: s.data.node, Logger: s.log,
-		Handler: arrivals.Handle,
+		Handler: arrivals.Handle, Lease: s.c.Lease,
 	}); err != nil {
 		return err
 	}

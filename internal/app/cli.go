@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -62,6 +63,8 @@ func serverFlags(cmd *cobra.Command, c *Config) {
 	f.StringSliceVar(&c.Hosts, "host", nil, "further host `name` by which clients may call; repeatable")
 	f.StringVar(&c.URL, "url", "", "address by which units call back (default: the one served on)")
 	f.IntVar(&c.Units, "max-units", 0, "units at once (default: the project's units.max, or 16)")
+	f.DurationVar(&c.Lease, "lease", 0, "how long this server may be silent before others take over its work (default 15s)")
+	f.Lookup("lease").Hidden = true // shorter is for tests, longer for nobody
 }
 
 func envOr(name, def string) string {
@@ -91,6 +94,9 @@ SIGTERM and SIGINT end it in order. Units go on and are taken up at the next sta
 			}
 			if (c.TLSCert == "") != (c.TLSKey == "") {
 				return waybill.E(waybill.KindInvalid, "--tls-cert and --tls-key go together").WithOp("start server", "")
+			}
+			if c.Lease != 0 && c.Lease < 500*time.Millisecond {
+				return waybill.E(waybill.KindInvalid, "--lease %s is shorter than 500ms", c.Lease).WithOp("start server", "")
 			}
 			if c.Project, err = filepath.Abs(c.Project); err != nil {
 				return err
