@@ -25,7 +25,7 @@ BEGIN {
 { sub(/\r$/, "") }
 NR == 1                                   { print > "clean.csv"; next }
 $0 == ""                                  { next }
-NF != 7                                   { bad(NF " fields, not 7"); next }
+NF != 7                                   { bad("7 fields wanted, found " NF); next }
 $1 !~ /^[A-Z]+-[0-9]+$/                   { bad("not an order number"); next }
 $1 in seen                                { bad("the order was on line " seen[$1]); next }
 $2 !~ /^[0-9]+-[0-9]+-[0-9]+T[0-9:]+Z$/   { bad("not a time"); next }

@@ -2,6 +2,12 @@
 # Fetches every summary that ingest has published.
 set -eu
 
+refuse() {
+	echo "collect: $1" >&2
+	waybill callback complete --status failed --error "$1" || true
+	exit 1
+}
+
 # The key is the first column; columns are two blanks apart.
 waybill object list results --prefix summaries/ --limit 1000 | sed -e 1d -e 's/  .*//' > keys
 : > lines.csv
@@ -12,8 +18,5 @@ while IFS= read -r key; do
 done < keys
 
 files=$(wc -l < keys)
-if [ "$files" -eq 0 ]; then
-	echo "collect: nothing was ingested yet" >&2
-	exit 1
-fi
+[ "$files" -gt 0 ] || refuse "nothing was ingested yet"
 printf 'files=%d\n___FILES=%d\n' "$files" "$files" >> "$WAYBILL_OUTPUT"

@@ -2,11 +2,15 @@
 # Ranks products and regions by what they brought in.
 set -eu
 
-awk -F, -v region="$REGION" 'region == "all" || $1 == region' "$___LINES" > chosen.csv
-if ! [ -s chosen.csv ]; then
-	echo "rank: nothing was sold in region $REGION; there are:" $(cut -d , -f 1 "$___LINES" | sort -u) >&2
+refuse() {
+	echo "rank: $1" >&2
+	waybill callback complete --status failed --error "$1" || true
 	exit 1
-fi
+}
+
+awk -F, -v region="$REGION" 'region == "all" || $1 == region' "$___LINES" > chosen.csv
+[ -s chosen.csv ] ||
+	refuse "nothing was sold in region $REGION; there are: $(cut -d , -f 1 "$___LINES" | sort -u | tr '\n' ' ')"
 
 # total adds up the lines by one of their columns, the largest first.
 total() {
