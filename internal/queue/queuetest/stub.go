@@ -1,5 +1,0 @@
-package queuetest
-
-import "testing"
-
-func (s suite) scale(t *testing.T) {}
