@@ -298,7 +298,10 @@ func (s *Store) Claim(ctx context.Context, r store.ClaimRequest) (store.Claimed,
 		}
 		return nil
 	})
-	return got, err
+	if err != nil {
+		return store.Claimed{}, err // the writer may still be at it when ctx ended
+	}
+	return got, nil
 }
 
 // pick selects the lanes of a claim: of each tenant's queue the best ranked, and
@@ -436,7 +439,10 @@ func (s *Store) Extend(ctx context.Context, msgs []*store.Msg, lease time.Durati
 		}
 		return nil
 	})
-	return lost, err
+	if err != nil {
+		return nil, err // as in Claim
+	}
+	return lost, nil
 }
 
 // Bell implements store.Store.
