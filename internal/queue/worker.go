@@ -164,7 +164,7 @@ func (w *Worker) claim(held []*store.Msg) {
 				return
 			}
 			w.o.Logger.Warn("queue claim failed", "topic", w.o.Topic, "err", err)
-		case used == free, used > 0 && got.Next.IsZero():
+		case used == free, used > 0 && got.Next.IsZero() && !got.Drained:
 			continue // there may be more, or something to wait for
 		case !got.Next.IsZero():
 			wait = min(wait, max(got.Next.Sub(w.o.Store.Now()), 0))

@@ -169,6 +169,9 @@ type Claimed struct {
 	// Next is when the topic's next lane becomes ready, if that is known and in
 	// the future; a claimant that got nothing sleeps until then or until the bell.
 	Next time.Time
+	// Drained: nothing else was ready, and Next is known (zero: nothing waits). A
+	// store that does not set it is asked again until it has nothing to give.
+	Drained bool
 	// Paused: the topic is paused; nothing will come until it is resumed.
 	Paused bool
 }

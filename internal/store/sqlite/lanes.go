@@ -329,7 +329,7 @@ func (w *writer) pick(r store.ClaimRequest, got *store.Claimed) ([]*lane, error)
 			if err = w.promote(q); err == nil {
 				err = w.query(`SELECT id FROM lane WHERE topic=? AND rank IS NOT NULL ORDER BY rank`, []any{q.id}, best)
 			}
-			if err == nil && len(ids) == 0 {
+			if err == nil && len(ids) < r.Lanes {
 				err = w.setDue(q)
 			}
 			due = min(due, w.due[q.id])
@@ -345,7 +345,7 @@ func (w *writer) pick(r store.ClaimRequest, got *store.Claimed) ([]*lane, error)
 			lanes = append(lanes, l)
 		}
 	}
-	if len(lanes) == 0 && due < math.MaxInt64 {
+	if got.Drained = !r.Reclaim && len(lanes) < r.Lanes; got.Drained && due < math.MaxInt64 {
 		got.Next = micros(due)
 	}
 	if !r.Reclaim && len(w.queues[r.Topic]) > 1 {
