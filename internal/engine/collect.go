@@ -74,6 +74,28 @@ func (u *unit) collect(ctx context.Context, exit runner.Exit, stopped *outcome) 
 	return u.end(ctx, o)
 }
 
+// lost judges an attempt whose unit's end nobody will know. What the unit had
+// reported counts, if it is all that the step returns.
+func (u *unit) lost(ctx context.Context, o outcome) (*store.Commit, error) {
+	cb := u.a.Callback
+	if cb == nil {
+		return u.end(ctx, o)
+	}
+	if cb.Status != waybill.StatusSucceeded {
+		return u.end(ctx, outcome{waybill.StatusFailed, "callback", orElse(cb.Error, cb.Message, "the unit reported a failure")})
+	}
+	if err := u.returned(ctx, cb); err != nil {
+		if ctx.Err() != nil || waybill.IsKind(err, waybill.KindUnavailable) {
+			return nil, err
+		}
+		return u.end(ctx, o)
+	}
+	u.records = append(u.records, record{"attempt.warning", map[string]any{
+		"attempt": u.key(), "warning": "reported success and then was lost: " + o.err,
+	}, u.e.now()})
+	return u.end(ctx, outcome{status: waybill.StatusSucceeded})
+}
+
 // awaitCallback waits a while for a callback that is owed: it may be on its way,
 // held up by the unit's own retries while no server was there.
 func (u *unit) awaitCallback(ctx context.Context) (*waybill.Callback, error) {

@@ -130,9 +130,6 @@ func (u *unit) pass(ctx context.Context) (*store.Commit, error) {
 	if u.a.Phase == waybill.PhaseTerminal {
 		return nil, nil
 	}
-	if u.a.Node != "" && u.a.Node != e.o.Node {
-		return u.foreign(ctx)
-	}
 	plan, _, err := e.o.Plans.Plan(ctx, u.msg.Pipeline, u.msg.Version)
 	if err != nil {
 		return nil, err
@@ -140,6 +137,9 @@ func (u *unit) pass(ctx context.Context) (*store.Commit, error) {
 	u.plan, u.step = plan, plan.Step(u.msg.Attempt.Step)
 	if u.step == nil {
 		return nil, queue.Bury("pipeline %s version %d has no step %s", u.msg.Pipeline, u.msg.Version, u.msg.Attempt.Step)
+	}
+	if u.a.Node != "" && u.a.Node != e.o.Node {
+		return u.foreign(ctx)
 	}
 	if u.run = e.o.Runners[u.a.Runner]; u.run == nil {
 		return u.end(ctx, outcome{status: waybill.StatusFailed, reason: "no_runner", err: "this server has no runner " + u.a.Runner})
@@ -176,7 +176,7 @@ func (u *unit) pass(ctx context.Context) (*store.Commit, error) {
 		adopted = false
 	default:
 		if err := u.run.Recover(ctx, u.h); waybill.IsKind(err, waybill.KindLost) {
-			return u.end(ctx, outcome{status: waybill.StatusLost, reason: "unit_lost", err: "its unit is gone: " + err.Error()})
+			return u.lost(ctx, outcome{status: waybill.StatusLost, reason: "unit_lost", err: "its unit is gone: " + err.Error()})
 		} else if err != nil {
 			return nil, err
 		}
@@ -222,7 +222,7 @@ func (u *unit) foreign(ctx context.Context) (*store.Commit, error) {
 	if dead := n.At.Add(2 * lease); e.now().Before(dead) {
 		return nil, queue.Yield(min(time.Second, lease/4), "node %s still has its lease", u.a.Node)
 	}
-	return u.end(ctx, outcome{status: waybill.StatusLost, reason: "node_lost", err: "the server " + u.a.Node + " that ran it is gone"})
+	return u.lost(ctx, outcome{status: waybill.StatusLost, reason: "node_lost", err: "the server " + u.a.Node + " that ran it is gone"})
 }
 
 // provision records that this node makes the attempt, before anything is started.
@@ -379,11 +379,10 @@ func (u *unit) follow(ctx context.Context) (*store.Commit, error) {
 		case x := <-exits:
 			switch {
 			case waybill.IsKind(x.err, waybill.KindLost):
-				o := outcome{status: waybill.StatusLost, reason: "unit_lost", err: "its unit is gone: " + x.err.Error()}
-				if stopped != nil {
-					o = *stopped
+				if stopped != nil && stopped.status != waybill.StatusSucceeded {
+					return u.end(ctx, *stopped)
 				}
-				return u.end(ctx, o)
+				return u.lost(ctx, outcome{status: waybill.StatusLost, reason: "unit_lost", err: "its unit is gone: " + x.err.Error()})
 			case x.err != nil:
 				return nil, x.err
 			}
