@@ -377,3 +377,9 @@ func (w *world) runs(pipeline string) []client.Run {
 	w.t.Helper()
 	return must(w.Client().Runs(w.ctx, client.ListRunsParams{Pipeline: pipeline, Limit: 1000}))(w.t).Items
 }
+
+// pathOf is the path of a URL of any server.
+func pathOf(url string) string {
+	_, rest, _ := strings.Cut(url, "://")
+	return rest[strings.IndexByte(rest, '/'):]
+}

@@ -289,6 +289,28 @@ func (w *world) supervisor() int {
 	return 0
 }
 
+// A unit that is gone after it has reported is judged by its report.
+func TestFA15_LostAfterCallback(t *testing.T) {
+	w := serve(t, harness.Options{Project: relay("relay", "")})
+	good, bad := w.start("relay"), w.start("relay")
+	w.held(good, "work", 1).complete(`{"variables":{"___X":"reported"}}`).wants(t, "a success", 202)
+	w.held(bad, "work", 1).complete(`{"status":"failed","error":"E42"}`).wants(t, "a failure", 202)
+	if err := syscall.Kill(w.supervisor(), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	r := w.ends(good, waybill.StatusSucceeded)
+	if got := w.noted(good); got != "reported\n" || attempts(r, "work") != 1 {
+		t.Errorf("the step after it saw %q after %d attempts", got, attempts(r, "work"))
+	}
+	w.recorded(good, "attempt.warning", 1)
+	r = w.ends(bad, waybill.StatusFailed)
+	if a := attempt(t, r, "work", 1); a.Reason != "callback" || a.Error != "E42" || attempts(r, "work") != 1 {
+		t.Errorf("the failure: reason %q (%s), %d attempts", a.Reason, a.Error, attempts(r, "work"))
+	}
+	w.cleaned(good)
+	w.cleaned(bad)
+}
+
 // A step whose unit is lost each time is taken for one that kills its worker:
 // after three it is a dead letter, and everything else goes on.
 func TestFA27_WorkerKiller(t *testing.T) {
