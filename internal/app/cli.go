@@ -21,6 +21,7 @@ import (
 	"github.com/waybill-run/waybill/internal/fault"
 	"github.com/waybill-run/waybill/internal/httpd"
 	"github.com/waybill-run/waybill/internal/pipeline"
+	"github.com/waybill-run/waybill/internal/project"
 	"github.com/waybill-run/waybill/internal/runner"
 	"github.com/waybill-run/waybill/internal/runner/process"
 	"github.com/waybill-run/waybill/internal/runner/sim"
@@ -182,6 +183,14 @@ func validate(path string) ([]client.SourceProblem, error) {
 	o := ParseOptions(localRunners())
 	if st.IsDir() {
 		_, err = pipeline.Load(os.DirFS(path), o)
+		var ps pipeline.Problems
+		if _, serr := project.ReadSettings(os.DirFS(path), os.LookupEnv); errors.As(serr, &ps) {
+			var more pipeline.Problems
+			errors.As(err, &more)
+			err = append(ps, more...)
+		} else if serr != nil {
+			return nil, serr
+		}
 	} else {
 		var src []byte
 		if src, err = os.ReadFile(path); err != nil {

@@ -223,7 +223,10 @@ func (a *app) report(err error) {
 	if !a.parsed && hint == "" {
 		hint = "see waybill --help"
 	}
-	fmt.Fprintf(a.Stderr, "waybill: error: %s\n", clean(msg))
+	// An error may list several problems, one a line.
+	for line := range strings.Lines(msg) {
+		fmt.Fprintf(a.Stderr, "waybill: error: %s\n", clean(strings.TrimSuffix(line, "\n")))
+	}
 	if hint != "" {
 		fmt.Fprintf(a.Stderr, "waybill: hint: %s\n", clean(hint))
 	}
