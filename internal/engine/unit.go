@@ -97,7 +97,7 @@ func (e *Engine) work(ctx context.Context, m *store.Msg) (*store.Commit, error) 
 	return c, err
 }
 
-// abandon ends a unit that this node no longer has a right to. The attempt's
+// abandon ends a unit if this node no longer has a right to it. The attempt's
 // outcome is decided elsewhere.
 func (u *unit) abandon() {
 	if u.run == nil || u.h.Unit == "" {
@@ -105,6 +105,12 @@ func (u *unit) abandon() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
+	// A lost lease alone says little: a server that was paused loses its leases, and
+	// claims the same messages again. Its units are its own as long as their rows say so.
+	a, _, err := u.e.attempt(ctx, u.msg.Attempt.Tenant, u.msg.Attempt.Key())
+	if err != nil || a.Phase != waybill.PhaseTerminal && a.Node == u.e.o.Node {
+		return
+	}
 	if err := u.run.Remove(ctx, u.h); err != nil {
 		u.e.log.Warn("unit of another's attempt not removed", "unit", u.h.Unit, "err", err)
 	}
