@@ -61,10 +61,9 @@ unformatted=$(files | while read -r f; do [ ! -e "$f" ] || echo "$f"; done | xar
 
 step "go vet"
 go vet "${packages[@]}"
-# The client and the command line are for every platform.
-for os in darwin windows; do
-	CGO_ENABLED=0 GOOS=$os go vet ./client ./cmd/... ./internal/cli
-done
+# The client and the command line are for every platform. Windows is the one that
+# shares the least with this one.
+CGO_ENABLED=0 GOOS=windows go vet . ./client ./internal/cli
 
 step "go test ${race[*]} ${packages[*]}"
 strict=0
