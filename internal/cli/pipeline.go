@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -93,12 +94,17 @@ func (a *app) pipelineValidateCmd() *cobra.Command {
 			switch {
 			case err != nil || len(problems) == 0:
 				return err
-			case len(problems) == 1:
-				return &failed{"one problem found"}
 			}
-			return &failed{fmt.Sprintf("%d problems found", len(problems))}
+			return &failed{found(len(problems))}
 		},
 	}
+}
+
+func found(problems int) string {
+	if problems == 1 {
+		return "one problem found"
+	}
+	return fmt.Sprintf("%d problems found", problems)
 }
 
 func (a *app) pipelineGraphCmd() *cobra.Command {
@@ -136,6 +142,12 @@ func (a *app) pipelineApplyCmd() *cobra.Command {
 				return err
 			}
 			p, err := c.ApplyPipeline(ctx, src)
+			var wrong *client.Error
+			if errors.As(err, &wrong) && args[0] != "-" {
+				for i := range wrong.Problems {
+					wrong.Problems[i].File = args[0] // the server does not know its name
+				}
+			}
 			if err != nil {
 				return err
 			}

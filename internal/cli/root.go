@@ -212,6 +212,9 @@ func (a *app) report(err error) {
 		for _, p := range theirs.Problems {
 			fmt.Fprintln(a.Stderr, problemLine(p))
 		}
+		if n := len(theirs.Problems); n > 0 {
+			msg = found(n) // the detail tells them once more
+		}
 		if theirs.Kind == waybill.KindInternal && theirs.RequestID != "" && hint == "" {
 			hint = "look in the server's log for request " + theirs.RequestID
 		}

@@ -17,15 +17,17 @@ type Problem struct {
 	Hint   string `json:"hint,omitempty"` // what to do about it, if that is known
 }
 
-// String returns "file:line:col: message (hint)".
+// String returns "file:line:col: message (hint)", without what is not known.
 func (p Problem) String() string {
 	var b strings.Builder
-	b.WriteString(p.File)
+	if p.File != "" {
+		b.WriteString(p.File + ":")
+	}
 	if p.Line > 0 {
-		fmt.Fprintf(&b, ":%d:%d", p.Line, p.Column)
+		fmt.Fprintf(&b, "%d:%d:", p.Line, p.Column)
 	}
 	if b.Len() > 0 {
-		b.WriteString(": ")
+		b.WriteByte(' ')
 	}
 	b.WriteString(p.Msg)
 	if p.Hint != "" {
