@@ -26,6 +26,15 @@ func migrations() []string {
 
 func schemaVersion() int { return len(migrations()) }
 
+// checkVersion refuses a schema that a newer version of the program made.
+func checkVersion(have int) error {
+	if have > schemaVersion() {
+		return waybill.E(waybill.KindConflict, "the store has schema %d, this version of Waybill knows up to %d", have, schemaVersion()).
+			WithHint("start it with the newer version that wrote it")
+	}
+	return nil
+}
+
 // migrate applies what is missing, all of it in one transaction.
 func (s *Store) migrate(ctx context.Context) error {
 	var have int
@@ -33,10 +42,6 @@ func (s *Store) migrate(ctx context.Context) error {
 		return err
 	}
 	files := migrations()
-	if have > len(files) {
-		return waybill.E(waybill.KindConflict, "the store has schema %d, this version of Waybill knows up to %d", have, len(files)).
-			WithHint("start it with the newer version that wrote it")
-	}
 	if have == len(files) {
 		return nil
 	}

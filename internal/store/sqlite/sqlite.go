@@ -12,17 +12,13 @@
 package sqlite
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"database/sql/driver"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"net/url"
-	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -32,6 +28,9 @@ import (
 	"github.com/waybill-run/waybill"
 	"github.com/waybill-run/waybill/internal/store"
 )
+
+// busyTimeout is how long a connection waits for another, in milliseconds.
+const busyTimeout = 10000
 
 // Options change how a store is opened. The zero value is for production.
 type Options struct {
@@ -45,6 +44,8 @@ type Options struct {
 	MustExist bool
 	// Group is the largest number of operations in one transaction; 0 means 512.
 	Group int
+
+	synchronous string // for tests; "" means FULL
 }
 
 // Store is a [store.Store] in a file.
@@ -55,6 +56,8 @@ type Store struct {
 	clock  func() time.Time
 	log    *slog.Logger
 	group  int
+
+	synchronous string
 
 	read  *sql.DB
 	write *sql.DB
@@ -77,8 +80,12 @@ type Store struct {
 
 var _ store.Store = (*Store)(nil)
 
-// applicationID marks a database file as one of ours ("WYBL").
-const applicationID = 0x5759424c
+// A database file of ours says so in its header, and whether it is open: while it
+// is, commits stand in the log (store.db-wal) and not in the file.
+const (
+	closedID = 0x5759424c // "WYBL"
+	openID   = 0x5759424f // "WYBO"
+)
 
 // Open opens the database file at path, making it if it does not exist, and
 // brings it to the current schema. Errors: waybill.KindConflict for a file that is not
@@ -90,7 +97,7 @@ func Open(ctx context.Context, path string, schema store.Schema, opts Options) (
 		return nil, err
 	}
 	s := &Store{
-		path: path, schema: schema, log: opts.Logger, clock: opts.Clock, group: opts.Group,
+		path: path, schema: schema, log: opts.Logger, clock: opts.Clock, group: opts.Group, synchronous: opts.synchronous,
 		bells: newBells(), ops: make(chan *op, 4096), quit: make(chan struct{}), done: make(chan struct{}),
 		paused: map[string]bool{}, readers: map[string]*sql.Stmt{},
 	}
@@ -104,8 +111,8 @@ func Open(ctx context.Context, path string, schema store.Schema, opts Options) (
 	if s.group <= 0 {
 		s.group = 512
 	}
-	if err := inspect(path, opts.MustExist); err != nil {
-		return nil, err
+	if err := s.inspect(ctx, opts.MustExist); err != nil {
+		return nil, openError(path, err)
 	}
 	if err := s.open(ctx); err != nil {
 		s.closeDBs()
@@ -117,11 +124,9 @@ func Open(ctx context.Context, path string, schema store.Schema, opts Options) (
 
 func (s *Store) open(ctx context.Context) error {
 	var err error
-	dsn := func(extra string) string {
-		return "file:" + (&url.URL{Path: s.path}).EscapedPath() +
-			"?_pragma=busy_timeout(10000)&_pragma=synchronous(FULL)&_pragma=foreign_keys(0)" + extra
-	}
-	if s.write, err = sql.Open("sqlite", dsn("&_pragma=cache_size(-16000)&_txlock=immediate")); err != nil {
+	synchronous := cmp.Or(s.synchronous, "FULL")
+	pragmas := fmt.Sprintf("_pragma=busy_timeout(%d)&_pragma=synchronous(%s)&_pragma=foreign_keys(0)", busyTimeout, synchronous)
+	if s.write, err = sql.Open("sqlite", dsn(s.path, pragmas+"&_pragma=cache_size(-16000)&_txlock=immediate")); err != nil {
 		return err
 	}
 	s.write.SetMaxOpenConns(1)
@@ -129,19 +134,21 @@ func (s *Store) open(ctx context.Context) error {
 	if s.wconn, err = s.write.Conn(ctx); err != nil {
 		return err
 	}
-	if err = s.check(ctx); err != nil {
-		return err
-	}
 	if err = s.mark(ctx); err != nil {
 		return err
 	}
 	for _, pragma := range []string{
 		"PRAGMA journal_mode=WAL", "PRAGMA wal_autocheckpoint=4000",
-		"PRAGMA journal_size_limit=67108864", "PRAGMA temp_store=MEMORY",
+		fmt.Sprintf("PRAGMA journal_size_limit=%d", logKept), "PRAGMA temp_store=MEMORY",
 	} {
 		if _, err = s.wconn.ExecContext(ctx, pragma); err != nil {
 			return err
 		}
+	}
+	// What a server that was killed left in the log goes to the file, and the log
+	// begins anew: behind a torn end of it nothing may be written, see log.go.
+	if err = s.checkpoint(ctx); err != nil {
+		return err
 	}
 	if err = s.migrate(ctx); err != nil {
 		return err
@@ -152,7 +159,10 @@ func (s *Store) open(ctx context.Context) error {
 	if err = s.loadPaused(ctx); err != nil {
 		return err
 	}
-	if s.read, err = sql.Open("sqlite", dsn("&_pragma=query_only(1)&_pragma=cache_size(-4000)")); err != nil {
+	if err = s.markOpen(ctx); err != nil {
+		return err
+	}
+	if s.read, err = sql.Open("sqlite", dsn(s.path, pragmas+"&_pragma=query_only(1)&_pragma=cache_size(-4000)")); err != nil {
 		return err
 	}
 	s.read.SetMaxOpenConns(6)
@@ -161,114 +171,69 @@ func (s *Store) open(ctx context.Context) error {
 	return s.read.PingContext(ctx)
 }
 
-// inspect looks at the file before SQLite does: SQLite takes an empty file for a
-// new database, and finds out about missing pages only when it needs them.
-func inspect(path string, mustExist bool) error {
-	refuse := func(kind waybill.Kind, format string, args ...any) error {
-		return waybill.E(kind, format, args...).WithOp("open store", filepath.Base(path))
-	}
-	f, err := os.Open(path)
-	if errors.Is(err, os.ErrNotExist) {
-		if mustExist {
-			return refuse(waybill.KindUnavailable, "the file is missing from a data directory that was in use").(*waybill.Error).
-				WithHint("restore the file from a backup, or start with an empty data directory")
-		}
-		return nil
-	}
-	if err != nil {
-		return refuse(waybill.KindUnavailable, "%w", err)
-	}
-	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return refuse(waybill.KindUnavailable, "%w", err)
-	}
-	if !st.Mode().IsRegular() {
-		return refuse(waybill.KindConflict, "not a regular file")
-	}
-	if st.Size() == 0 {
-		if mustExist {
-			return refuse(waybill.KindUnavailable, "the file is empty though the data directory was in use").(*waybill.Error).
-				WithHint("restore the file from a backup, or start with an empty data directory")
-		}
-		return nil
-	}
-	var h [100]byte
-	if _, err := io.ReadFull(f, h[:]); err != nil || string(h[:16]) != "SQLite format 3\x00" {
-		return refuse(waybill.KindConflict, "not a Waybill store: the file has another format")
-	}
-	// Offsets from https://www.sqlite.org/fileformat.html §1.3.
-	if id := binary.BigEndian.Uint32(h[68:]); id != applicationID {
-		return refuse(waybill.KindConflict, "not a Waybill store: the database belongs to another program")
-	}
-	if wal, err := os.Stat(path + "-wal"); err == nil && wal.Size() > 0 {
-		return nil // a checkpoint that was cut off has announced pages which are still in the log
-	}
-	size := int64(binary.BigEndian.Uint16(h[16:]))
-	if size == 1 {
-		size = 65536
-	}
-	pages := int64(binary.BigEndian.Uint32(h[28:]))
-	if counted := binary.BigEndian.Uint32(h[24:]) == binary.BigEndian.Uint32(h[92:]); counted && st.Size() < pages*size {
-		return refuse(waybill.KindUnavailable, "the file is cut short: it has %d bytes of %d", st.Size(), pages*size).(*waybill.Error).
-			WithHint("restore the file from a backup")
-	}
-	return nil
-}
-
 // mark marks a new file as ours. That is done before the write-ahead log is there,
 // so that the mark stands in the file itself, where inspect looks for it, even if
 // the first checkpoint never comes.
 func (s *Store) mark(ctx context.Context) error {
 	var id int64
-	if err := s.wconn.QueryRowContext(ctx, "PRAGMA application_id").Scan(&id); err != nil || id == applicationID {
+	if err := s.wconn.QueryRowContext(ctx, "PRAGMA application_id").Scan(&id); err != nil || id == closedID || id == openID {
 		return err
 	}
-	_, err := s.wconn.ExecContext(ctx, fmt.Sprintf("PRAGMA application_id=%d", applicationID))
+	return s.setID(ctx, closedID)
+}
+
+func (s *Store) setID(ctx context.Context, id int) error {
+	_, err := s.wconn.ExecContext(ctx, fmt.Sprintf("PRAGMA application_id=%d", id))
 	return err
 }
 
-// checkLimit is the size up to which every page of the file is checked at start;
-// a larger file would hold the start up for too long.
-const checkLimit = 64 << 20
-
-func (s *Store) check(ctx context.Context) error {
-	var pages, size int64
-	if err := s.wconn.QueryRowContext(ctx, "PRAGMA page_count").Scan(&pages); err != nil {
+// markOpen writes into the file itself that it is open, before the first commit is
+// acknowledged.
+func (s *Store) markOpen(ctx context.Context) error {
+	if err := s.setID(ctx, openID); err != nil {
 		return err
 	}
-	if err := s.wconn.QueryRowContext(ctx, "PRAGMA page_size").Scan(&size); err != nil {
-		return err
-	}
-	if pages*size > checkLimit {
-		return nil
-	}
-	var result string
-	if err := s.wconn.QueryRowContext(ctx, "PRAGMA quick_check(1)").Scan(&result); err != nil {
-		return err
-	}
-	if result != "ok" {
-		return waybill.E(waybill.KindUnavailable, "the file is damaged: %s", result)
-	}
-	return nil
+	return s.checkpoint(ctx)
 }
 
-// openError says what is wrong with a file in words, once for all the ways in
-// which opening can fail.
-func openError(path string, err error) error {
-	var w *waybill.Error
-	if errors.As(err, &w) {
-		return w.WithOp("open store", filepath.Base(path))
+// markClosed takes that back. The last connection then moves the log into the file
+// and deletes it.
+func (s *Store) markClosed(ctx context.Context) error {
+	var id int64
+	err := s.wconn.QueryRowContext(ctx, "PRAGMA application_id").Scan(&id)
+	if err != nil || id != openID {
+		return err
 	}
-	var se *sqlite.Error
-	if errors.As(err, &se) {
-		switch se.Code() & 0xff {
-		case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
-			return waybill.E(waybill.KindUnavailable, "the file is damaged: %w", err).
-				WithOp("open store", filepath.Base(path)).WithHint("restore the file from a backup")
-		}
+	if err = s.setID(ctx, closedID); err == nil {
+		return nil
 	}
-	return waybill.E(waybill.KindUnavailable, "%w", err).WithOp("open store", filepath.Base(path))
+	// A full disk has no room for a longer log, but may have for the same one.
+	if cerr := s.checkpoint(ctx); cerr != nil {
+		return errors.Join(err, cerr)
+	}
+	return s.setID(ctx, closedID)
+}
+
+// keepLog lets the log outlive the last connection: a file that says it is open
+// without one is taken for a lost log.
+func (s *Store) keepLog() error {
+	if _, err := s.wconn.ExecContext(context.Background(), "PRAGMA journal_size_limit=-1"); err != nil {
+		return err
+	}
+	return s.raw(func(c driver.Conn) error {
+		_, err := c.(sqlite.FileControl).FileControlPersistWAL("main", 1)
+		return err
+	})
+}
+
+// checkpoint moves the whole log into the file. The next commit begins the log anew.
+func (s *Store) checkpoint(ctx context.Context) error {
+	var busy, frames, moved int
+	err := s.wconn.QueryRowContext(ctx, "PRAGMA wal_checkpoint(RESTART)").Scan(&busy, &frames, &moved)
+	if err == nil && (busy != 0 || frames != moved) {
+		err = waybill.E(waybill.KindUnavailable, "another program uses the file")
+	}
+	return err
 }
 
 // unavailable translates an error of the engine.
@@ -294,6 +259,11 @@ func unavailable(err error) error {
 		}
 	}
 	return fmt.Errorf("store: %w", err)
+}
+
+func isFull(err error) bool {
+	var se *sqlite.Error
+	return errors.As(err, &se) && se.Code()&0xff == sqlite3.SQLITE_FULL
 }
 
 var errClosed = &waybill.Error{Kind: waybill.KindUnavailable, Op: "store", Msg: "the store is closed"}
@@ -322,6 +292,10 @@ func (s *Store) closeDBs() error {
 		errs = append(errs, s.read.Close())
 	}
 	if s.wconn != nil {
+		if err := s.markClosed(context.Background()); err != nil {
+			s.log.Warn("store not marked as closed", "err", err)
+			errs = append(errs, s.keepLog())
+		}
 		errs = append(errs, s.wconn.Close())
 	}
 	if s.write != nil {

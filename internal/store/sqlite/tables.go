@@ -119,7 +119,7 @@ func (s *Store) makeTable(ctx context.Context, t *store.Table, rebuild bool) err
 			}
 			script = append(script, "DROP INDEX "+ix)
 		}
-		if err := rows.Close(); err != nil {
+		if err := errorsOf(rows); err != nil {
 			return err
 		}
 	}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"database/sql/driver"
 	"errors"
+	"fmt"
 	"io"
+	"os"
 	"time"
 
 	"github.com/waybill-run/waybill"
@@ -85,6 +87,9 @@ type writer struct {
 	rings    map[string]bool
 	paused   map[string]bool
 	prunedAt int64
+
+	transactions int
+	patience     int64 // size of the log from which readers must let go of it
 }
 
 type rowKey struct{ table, tenant, key string }
@@ -162,6 +167,9 @@ func (w *writer) loop() {
 // harm the others.
 func (w *writer) process(group []*op) {
 	err := w.transact(group)
+	if isFull(err) && w.reuseLog() {
+		err = w.transact(group)
+	}
 	if err != nil && len(group) > 1 {
 		for i := range group {
 			group[i].err = unavailable(w.transact(group[i : i+1]))
@@ -174,6 +182,48 @@ func (w *writer) process(group []*op) {
 			o.err = unavailable(err)
 		}
 		close(o.done)
+	}
+}
+
+// reuseLog moves the log into the file long before it is time, so that the log
+// need not grow: on a full disk that makes room when the log holds old versions of
+// the same pages. It does not wait for readers, who may keep parts of it in use.
+func (w *writer) reuseLog() bool {
+	_, err := w.exec("PRAGMA wal_checkpoint(PASSIVE)")
+	return err == nil
+}
+
+// Sizes of the log, which usually begins anew after 16 MB. It cannot while somebody
+// reads from it, and under a steady load somebody always does: then the writer
+// stands still until today's readers are done; new ones do without the log. One
+// that takes its time is not waited for.
+const (
+	logKept     = 24 << 20 // a longer one is cut back when it begins anew
+	logPatience = 40 << 20
+	logWait     = 200 // milliseconds
+)
+
+// limitLog keeps the log from growing. It runs after a commit.
+func (w *writer) limitLog() {
+	if w.transactions++; w.transactions%8 != 0 {
+		return
+	}
+	st, err := os.Stat(w.s.path + "-wal")
+	if err != nil || st.Size() < logPatience {
+		w.patience = logPatience
+		return
+	}
+	if st.Size() < w.patience {
+		return
+	}
+	w.patience = st.Size() + 16<<20
+	for _, q := range []string{
+		fmt.Sprintf("PRAGMA busy_timeout=%d", logWait), "PRAGMA wal_checkpoint(RESTART)",
+		fmt.Sprintf("PRAGMA busy_timeout=%d", busyTimeout),
+	} {
+		if err := w.query(q, nil, func([]driver.Value) error { return nil }); err != nil {
+			w.s.log.Warn("store log not limited", "bytes", st.Size(), "err", err)
+		}
 	}
 }
 
@@ -236,6 +286,7 @@ func (w *writer) transact(group []*op) (err error) {
 		return err
 	}
 	w.announce()
+	w.limitLog()
 	if w.laneBytes > maxLaneBytes || len(w.revs) > maxRevs {
 		w.forget()
 	}
