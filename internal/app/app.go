@@ -226,6 +226,14 @@ func openStore(ctx context.Context, where string, d *dataDir, log *slog.Logger) 
 		if err != nil {
 			return nil, err
 		}
+		// The folder is closed to others already; the files shall be, too, should
+		// somebody open it.
+		for _, end := range []string{"", "-wal", "-shm"} {
+			if err := os.Chmod(path+end, 0o600); err != nil && !errors.Is(err, os.ErrNotExist) {
+				st.Close()
+				return nil, err
+			}
+		}
 		// From now on an absent file means a lost one.
 		if _, _, err := d.once("store.used", func() string { return "sqlite" }); err != nil {
 			st.Close()

@@ -218,7 +218,7 @@ func (e *Engine) killerLetter(r *waybill.Run, st *waybill.Step) (store.Put, erro
 	}
 	now := e.now()
 	return put(store.DeadTable, queue.TopicRun+"/"+waybill.NewID(now), 0, store.DeadLetter{
-		Topic: queue.TopicRun, Key: r.ID, Body: body, Reason: "worker_killer: step " + st.Name + ": " + st.Error,
+		Topic: queue.TopicRun, Key: r.ID, Body: body, Reason: "worker_killer: step " + st.Name + ": " + strings.TrimPrefix(st.Error, "worker_killer: "),
 		Attempt: st.Attempts, Fails: st.Losses, SentAt: st.StartedAt, DeadAt: now,
 	})
 }

@@ -217,7 +217,7 @@ func (e *Engine) retry(ctx context.Context, id, from string) (waybill.Run, *stor
 	if err != nil {
 		return waybill.Run{}, nil, err
 	}
-	run, c, err := e.Begin(plan, old.Version, old.Event, old.Params, old.Given)
+	run, _, err := e.Begin(plan, old.Version, old.Event, old.Params, old.Given)
 	if err != nil {
 		return waybill.Run{}, nil, err
 	}
@@ -246,7 +246,7 @@ func (e *Engine) retry(ctx context.Context, id, from string) (waybill.Run, *stor
 		}
 		run.StepsDone = len(keep)
 	}
-	c, err = e.accept(&run, keep)
+	c, err := e.accept(&run, keep)
 	return run, c, err
 }
 

@@ -81,6 +81,13 @@ func (a *Admin) Queues(ctx context.Context) ([]waybill.QueueInfo, error) {
 		}
 		out = append(out, q)
 	}
+	// Topics of the program are there before their first message.
+	for _, topic := range Topics() {
+		if !slices.ContainsFunc(out, func(q waybill.QueueInfo) bool { return q.Topic == topic }) {
+			out = append(out, waybill.QueueInfo{Topic: topic})
+		}
+	}
+	slices.SortFunc(out, func(a, b waybill.QueueInfo) int { return strings.Compare(a.Topic, b.Topic) })
 	return out, nil
 }
 
