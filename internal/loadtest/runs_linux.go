@@ -279,12 +279,10 @@ func sustained(ctx context.Context, srv *server, s *sheet) error {
 			gate.Store(n > 200)
 		}
 	})
-	if err := pause(ctx2, warm); err == nil {
-		_ = pause(ctx2, 0)
-	}
+	_ = pause(ctx2, warm) // an early end is told below
 	main, supervisor := srv.own()
 	from, cpuMain, cpuSupervisor, cpuSelf := time.Now(), cpu(main), cpu(supervisor), cpu(os.Getpid())
-	_ = pause(ctx2, span) // an early end is told below
+	_ = pause(ctx2, span)
 	to := time.Now()
 	cpuMain, cpuSupervisor, cpuSelf = cpu(main)-cpuMain, cpu(supervisor)-cpuSupervisor, cpu(os.Getpid())-cpuSelf
 	cancel()

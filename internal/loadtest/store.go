@@ -111,7 +111,7 @@ func row(rev int64) []byte {
 // commits measures commits alone. In each round messages are sent and claimed
 // in large batches first; only the steps are timed.
 func (b *storeBench) commits(ctx context.Context) (float64, times, error) {
-	const size = 16_000
+	size := 250 * b.callers
 	var spent time.Duration
 	var done int
 	var all times
@@ -164,7 +164,7 @@ func (b *storeBench) fill(ctx context.Context, n int) ([]*store.Msg, error) {
 	const batch = 500
 	for i := 0; i < n; i += batch {
 		c := &store.Commit{}
-		for j := i; j < i+batch; j++ {
+		for j := i; j < min(i+batch, n); j++ {
 			key := fmt.Sprintf("c%d-%d", b.rounds, j)
 			c.Puts = append(c.Puts, store.Put{Table: "job", Key: key, Val: body})
 			c.Sends = append(c.Sends, store.Send{Topic: "step", Key: key, Body: body})
