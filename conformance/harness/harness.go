@@ -76,7 +76,12 @@ func guard() (code int, err error) {
 	if err != nil {
 		return 1, err
 	}
-	cmd := exec.Command(exe, os.Args[1:]...)
+	args := os.Args[1:]
+	if !slices.ContainsFunc(args, func(a string) bool { return strings.HasPrefix(a, "-test.parallel") }) {
+		// Tests of processes wait more than they compute.
+		args = append([]string{fmt.Sprintf("-test.parallel=%d", 2*runtime.GOMAXPROCS(0))}, args...)
+	}
+	cmd := exec.Command(exe, args...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.Env = append(os.Environ(), rootVar+"="+root)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

@@ -88,9 +88,11 @@ func (w *world) settled(ctx context.Context) error {
 // judge waits until the servers are done and says what is wrong. It ends with
 // the servers stopped.
 func (w *world) judge(ctx context.Context, limit time.Duration) {
+	begun := time.Now()
 	if err := harness.Await(limit, func() error { return w.settled(ctx) }); err != nil {
 		w.violation("not done after %v: %v", limit, err)
 	}
+	w.settling = time.Since(begun)
 	runs, err := w.all(ctx)
 	if err != nil {
 		w.violation("runs: %v", err)
@@ -308,7 +310,10 @@ func (w *world) timeline(ctx context.Context, r client.RunDetail) {
 		}
 	}
 	for what, n := range count {
-		if n > 1 {
+		switch {
+		case n > 1 && strings.HasPrefix(what, "attempt.") && !strings.HasPrefix(what, "attempt.ended"):
+			w.violation("timeline of %s of %s: %d times %s", r.ID, r.Pipeline, n, what)
+		case n > 1:
 			w.violation("duplicate: timeline of %s of %s: %d times %s", r.ID, r.Pipeline, n, what)
 		}
 	}

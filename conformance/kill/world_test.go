@@ -158,6 +158,7 @@ type world struct {
 	found    []string                    // violations
 	kills    int                         // SIGKILLs
 	points   map[string]int              // kills by named point
+	settling time.Duration               // how long it took until all was done after the last kill
 }
 
 func (w *world) violation(format string, args ...any) {
@@ -197,7 +198,7 @@ func (w *world) submit(ctx context.Context, l load) {
 		wg.Go(func() {
 			r := rand.New(rand.NewPCG(w.seed, uint64(10+c)))
 			for i := c; i < len(jobs); i += 4 {
-				pause(ctx, time.Duration(r.IntN(250))*time.Millisecond)
+				pause(ctx, time.Duration(r.IntN(600))*time.Millisecond)
 				jobs[i](r)
 			}
 		})
@@ -304,7 +305,7 @@ var points = []string{
 func (w *world) kill(ctx context.Context, kills int) {
 	r := rand.New(rand.NewPCG(w.seed, 2))
 	armed := map[*harness.Server]string{}
-	for range kills {
+	for i := range kills {
 		if ctx.Err() != nil {
 			break
 		}
@@ -330,10 +331,10 @@ func (w *world) kill(ctx context.Context, kills int) {
 			pause(ctx, time.Duration(r.IntN(150))*time.Millisecond)
 		}
 		armed[s] = ""
-		if r.IntN(3) > 0 {
-			armed[s] = points[r.IntN(len(points))]
+		if r.IntN(4) > 0 {
+			armed[s] = points[(int(w.seed)*kills+i)%len(points)] // all of them equally often
 		}
-		w.up(s, armed[s], 1+r.IntN(6))
+		w.up(s, armed[s], 1+r.IntN(3))
 	}
 	for _, s := range w.servers {
 		s.Kill()
