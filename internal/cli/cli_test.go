@@ -26,6 +26,9 @@ import (
 	"github.com/waybill-run/waybill/internal/httpd/httpdtest"
 )
 
+// now is the time of scripts, for the server and the commands alike.
+func now() time.Time { return time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC) }
+
 // The test binary is the command line when scripts call it waybill.
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"waybill": func() {
@@ -34,6 +37,7 @@ func TestMain(m *testing.M) {
 		os.Exit(cli.Run(ctx, cli.Deps{
 			Version:  client.Version{Version: "v1.2.3", Go: "go1", Platform: "linux/amd64"},
 			Validate: validate,
+			Now:      now,
 			OpenTokens: func(_ context.Context, data string) (waybill.Tokens, io.Closer, error) {
 				if _, err := os.Stat(data); err != nil {
 					return nil, nil, waybill.E(waybill.KindNotFound, "there is no data folder %s", data)
@@ -68,7 +72,6 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
 		Setup: func(e *testscript.Env) error {
-			now := func() time.Time { return time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC) }
 			w := world{httpdtest.New(now), httpd.New(httpd.Options{Logger: slog.New(slog.DiscardHandler), Loopback: true, Problems: httpdtest.Problems,
 				Version: httpd.Version{Version: "v9", Go: "go1", Platform: "linux/amd64"}})}
 			w.server.SetReady(w.Services())
