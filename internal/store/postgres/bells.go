@@ -278,7 +278,7 @@ func (s *Store) pollTopics(ctx context.Context, topics []string, last map[string
 	now := s.now()
 	rows, err := s.work.Query(ctx, `SELECT u.topic,
 			EXISTS (SELECT FROM lane l WHERE l.topic = u.topic AND l.rank IS NOT NULL),
-			coalesce((SELECT min(l.ready_at) FROM lane l WHERE l.topic = u.topic AND l.rank IS NULL), $2)
+			coalesce((SELECT l.ready_at FROM lane l WHERE l.topic = u.topic AND l.rank IS NULL ORDER BY l.ready_at LIMIT 1), $2)
 		FROM unnest($1::text[]) AS u(topic)`, topics, int64(1<<62))
 	if err != nil {
 		return // the next poll tries again

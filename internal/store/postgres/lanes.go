@@ -104,7 +104,7 @@ func (s *Store) claim(ctx context.Context, r store.ClaimRequest, got *store.Clai
 		b.Queue("SELECT EXISTS (SELECT FROM topic WHERE topic = $1 AND paused)", r.Topic).QueryRow(func(row pgx.Row) error { return row.Scan(&got.Paused) })
 		b.Queue(promote, r.Topic, now, promoteMost, store.PriorityAge.Microseconds())
 		b.Queue(take, r.Topic, min(r.Lanes, math.MaxInt32), until, token, r.Owner, per).Query(collect)
-		b.Queue("SELECT min(ready_at) FROM lane WHERE topic = $1 AND rank IS NULL AND ready_at > $2", r.Topic, now).
+		b.Queue("SELECT (SELECT ready_at FROM lane WHERE topic = $1 AND rank IS NULL AND ready_at > $2 ORDER BY ready_at LIMIT 1)", r.Topic, now).
 			QueryRow(func(row pgx.Row) error { return row.Scan(&next) })
 	}
 	if err := conn.SendBatch(ctx, b).Close(); err != nil {
@@ -170,7 +170,7 @@ func (s *Store) readMsgs(b *pgx.Batch, lanes []*taken, r store.ClaimRequest, now
 	}
 	b.Queue(`SELECT u.i, m.seq, m.sent_at, m.due, m.extra, m.body
 		FROM unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[]) WITH ORDINALITY AS u(tenant, key, head, past, i)
-		JOIN msg m ON m.topic = $1 AND m.tenant = u.tenant AND m.key = u.key AND m.seq >= u.head AND m.seq < u.past
+		CROSS JOIN LATERAL (SELECT * FROM msg WHERE topic = $1 AND tenant = u.tenant AND key = u.key AND seq >= u.head AND seq < u.past OFFSET 0) m
 		ORDER BY u.i, m.seq`, r.Topic, tenants, keys, heads, ends).Query(func(rows pgx.Rows) error {
 		var i, seq, sent, due int64
 		var extra int
@@ -396,7 +396,7 @@ func (s *Store) Purge(ctx context.Context, tenant, topic string) (int64, error) 
 			if keys, err = pgx.CollectRows(rows, pgx.RowTo[string]); err != nil || len(keys) == 0 {
 				return err
 			}
-			tag, err := tx.Exec(ctx, `DELETE FROM msg m USING unnest($3::text[]) AS u(key) WHERE m.topic = $1 AND m.tenant = $2 AND m.key = u.key`, topic, tenant, keys)
+			tag, err := tx.Exec(ctx, `DELETE FROM msg WHERE topic = $1 AND tenant = $2 AND key = ANY ($3::text[])`, topic, tenant, keys)
 			if err != nil {
 				return err
 			}

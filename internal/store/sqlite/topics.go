@@ -5,6 +5,7 @@ import (
 	"database/sql/driver"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 
 	"github.com/waybill-run/waybill"
 	"github.com/waybill-run/waybill/internal/store"
@@ -90,34 +91,27 @@ func (s *Store) Peek(ctx context.Context, tenant, topic, after string, n int) ([
 		n = 100
 	}
 	tenant = tenantOf(tenant)
-	rows, err := s.read.QueryContext(ctx, `
-		WITH q AS (SELECT id FROM topic WHERE topic=?1 AND tenant=?2), some AS (
-			SELECT * FROM lane WHERE topic=(SELECT id FROM q) AND key>=?3 ORDER BY key LIMIT ?5+1), part AS (
-			SELECT id, key, tail-n+1 AS seq, sent_at, body FROM some
-			UNION ALL SELECT l.id, l.key, m.seq, m.sent_at, m.body FROM some l JOIN msg m ON m.lane=l.id)
-		SELECT p.key, p.seq, p.sent_at, p.body,
-			l.ready_at, l.rank IS NULL AND l.token<>'', l.owner, l.prio, l.attempt, l.fails, l.tail-l.n+1
-		FROM part p JOIN lane l ON l.id=p.id WHERE (p.key, p.seq) > (?3, ?4) ORDER BY p.key, p.seq LIMIT ?5`,
-		topic, tenant, from.Key, from.Seq, n+1)
+	lanes, err := s.peekLanes(ctx, tenant, topic, from.Key, n+1)
 	if err != nil {
-		return nil, "", unavailable(err)
+		return nil, "", err
 	}
 	var out []store.QueuedMsg
-	for rows.Next() {
-		var m store.QueuedMsg
-		var sent, ready, head int64
-		if err := rows.Scan(&m.Key, &m.Seq, &sent, &m.Body, &ready, &m.Leased, &m.Owner, &m.Priority, &m.Attempt, &m.Fails, &head); err != nil {
-			rows.Close()
-			return nil, "", unavailable(err)
+	for _, l := range lanes {
+		if l.key != from.Key || l.head > from.Seq {
+			out = append(out, l.QueuedMsg)
 		}
-		m.Tenant, m.Topic, m.SentAt, m.ReadyAt = tenant, topic, micros(sent), micros(ready)
-		if m.Seq != head {
-			m.Attempt, m.Fails = 0, 0
+		if l.n > 1 && len(out) <= n {
+			after := l.head
+			if l.key == from.Key {
+				after = max(after, from.Seq)
+			}
+			if out, err = s.peekRest(ctx, l, after, n+1-len(out), out); err != nil {
+				return nil, "", err
+			}
 		}
-		out = append(out, m)
-	}
-	if err := errorsOf(rows); err != nil {
-		return nil, "", unavailable(err)
+		if len(out) > n {
+			break
+		}
 	}
 	if len(out) <= n {
 		return out, "", nil
@@ -125,6 +119,53 @@ func (s *Store) Peek(ctx context.Context, tenant, topic, after string, n int) ([
 	out = out[:n]
 	b, err := json.Marshal(place{out[n-1].Key, out[n-1].Seq})
 	return out, base64.RawURLEncoding.EncodeToString(b), err
+}
+
+// peeked is a lane with its first message.
+type peeked struct {
+	store.QueuedMsg
+	id, n, head int64
+	key         string
+}
+
+func (s *Store) peekLanes(ctx context.Context, tenant, topic, from string, n int) ([]peeked, error) {
+	rows, err := s.query(ctx, fmt.Sprintf(`SELECT id, key, n, tail-n+1, sent_at, body, ready_at, rank IS NULL AND token<>'', owner, prio, attempt, fails
+		FROM lane WHERE topic=(SELECT id FROM topic WHERE topic=? AND tenant=?) AND key>=? ORDER BY key LIMIT %d`, n), topic, tenant, from)
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	var out []peeked
+	for rows.Next() {
+		var l peeked
+		var sent, ready int64
+		if err := rows.Scan(&l.id, &l.key, &l.n, &l.head, &sent, &l.Body, &ready, &l.Leased, &l.Owner, &l.Priority, &l.Attempt, &l.Fails); err != nil {
+			rows.Close()
+			return nil, unavailable(err)
+		}
+		l.Tenant, l.Topic, l.Key, l.Seq, l.SentAt, l.ReadyAt = tenant, topic, l.key, l.head, micros(sent), micros(ready)
+		out = append(out, l)
+	}
+	return out, unavailable(errorsOf(rows))
+}
+
+// peekRest adds what stands behind a place in a lane.
+func (s *Store) peekRest(ctx context.Context, l peeked, after int64, n int, out []store.QueuedMsg) ([]store.QueuedMsg, error) {
+	rows, err := s.read.QueryContext(ctx, fmt.Sprintf(`SELECT seq, sent_at, body FROM msg WHERE lane=? AND seq>? ORDER BY seq LIMIT %d`, n), l.id, after)
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	for rows.Next() {
+		m := l.QueuedMsg
+		m.Body, m.Attempt, m.Fails = nil, 0, 0
+		var sent int64
+		if err := rows.Scan(&m.Seq, &sent, &m.Body); err != nil {
+			rows.Close()
+			return nil, unavailable(err)
+		}
+		m.SentAt = micros(sent)
+		out = append(out, m)
+	}
+	return out, unavailable(errorsOf(rows))
 }
 
 // purgeChunk bounds how long a purge keeps others from writing.
