@@ -1,6 +1,7 @@
 package loadtest
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -86,12 +87,18 @@ func newReport(o *options) *Report {
 func (r *Report) finish(sheets []*sheet) {
 	r.Took, r.LoadAfter, r.Rounds = time.Since(r.At).Seconds(), loadAverage(), len(sheets)
 	for _, f := range sheets[0].figures {
+		var same []Figure
 		for _, s := range sheets {
 			if i := slices.IndexFunc(s.figures, func(g Figure) bool { return g.Name == f.Name }); i >= 0 {
+				same = append(same, s.figures[i])
 				f.Rounds = append(f.Rounds, s.figures[i].Value)
 			}
 		}
 		f.Value = median(f.Rounds)
+		// What the note tells belongs to one round: the one nearest to the median.
+		f.Note = slices.MinFunc(same, func(a, b Figure) int {
+			return cmp.Compare(math.Abs(a.Value-f.Value), math.Abs(b.Value-f.Value))
+		}).Note
 		if len(sheets) == 1 {
 			f.Rounds = nil
 		}
