@@ -4,6 +4,7 @@ package app
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -73,6 +74,7 @@ type Server struct {
 	blobs  *file.Store
 	engine *engine.Engine
 	begun  time.Time
+	looks  *looks
 
 	runners  map[string]runner.Runner
 	arrivals *queue.Worker
@@ -105,7 +107,7 @@ func Start(ctx context.Context, c Config) (_ *Server, err error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{c: c, log: c.Logger, begun: time.Now(), served: make(chan error, 1), runners: map[string]runner.Runner{}}
+	s := &Server{c: c, log: c.Logger, begun: time.Now(), served: make(chan error, 1), looks: newLooks(), runners: map[string]runner.Runner{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.Stop())
@@ -168,6 +170,14 @@ const tableMeta = "meta"
 func tables() store.Schema { return store.Schema{{Name: tableMeta, Version: 1}} }
 
 func (s *Server) listen(loopback bool) error {
+	var certificates []tls.Certificate
+	if s.c.TLSCert != "" {
+		c, err := tls.LoadX509KeyPair(s.c.TLSCert, s.c.TLSKey)
+		if err != nil {
+			return waybill.E(waybill.KindInvalid, "%w", err).WithOp("read certificate", s.c.TLSCert)
+		}
+		certificates = []tls.Certificate{c}
+	}
 	ln, err := net.Listen("tcp", s.c.Listen)
 	if err != nil {
 		return waybill.E(waybill.KindUnavailable, "%w", err).WithOp("listen", s.c.Listen).
@@ -178,14 +188,15 @@ func (s *Server) listen(loopback bool) error {
 	})
 	s.web = s.http.HTTP()
 	scheme := "http"
-	if s.c.TLSCert != "" {
+	if certificates != nil {
 		scheme = "https"
+		s.web.TLSConfig = &tls.Config{Certificates: certificates, MinVersion: tls.VersionTLS12}
 	}
 	s.url = scheme + "://" + callable(ln.Addr().(*net.TCPAddr))
 	go func() {
 		var err error
-		if s.c.TLSCert != "" {
-			err = s.web.ServeTLS(ln, s.c.TLSCert, s.c.TLSKey)
+		if certificates != nil {
+			err = s.web.ServeTLS(ln, "", "")
 		} else {
 			err = s.web.Serve(ln)
 		}
@@ -387,20 +398,6 @@ func Problems(err error) []httpd.SourceProblem {
 		out[i] = httpd.SourceProblem{Msg: p.Msg, File: p.File, Line: p.Line, Column: p.Column, Hint: p.Hint}
 	}
 	return out
-}
-
-func (s *Server) health(ctx context.Context) waybill.Health {
-	h := waybill.Health{Status: "ok", Checks: map[string]string{}, Node: s.data.node, Uptime: time.Since(s.begun).Seconds()}
-	check := func(name string, err error) {
-		h.Checks[name] = "ok"
-		if err != nil {
-			h.Checks[name], h.Status = err.Error(), "degraded"
-		}
-	}
-	h.Store = s.store.Info().Engine
-	// A write, because a full disk still lets us read.
-	check("store", s.store.Commit(ctx, &store.Commit{Puts: []store.Put{{Table: tableMeta, Key: "health", Rev: store.AnyRev, Val: []byte(`true`)}}}))
-	return h
 }
 
 // Stop ends the server in the reverse order of its start: nothing new comes in,

@@ -139,11 +139,11 @@ func TestClosedOnFullDisk(t *testing.T) {
 // One commit that does not fit does not harm those that share its transaction.
 func TestHugeCommit(t *testing.T) {
 	t.Parallel()
-	dir := mounted(t, "-t", "tmpfs", "-o", "size=5m", "tmpfs")
+	dir := mounted(t, "-t", "tmpfs", "-o", "size=3m", "tmpfs")
 	s := mustOpen(t, filepath.Join(dir, "store.db"), sqlite.Options{})
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	huge := make([]store.Put, 40)
+	huge := make([]store.Put, 24)
 	for i := range huge {
 		huge[i] = store.Put{Table: "thing", Key: fmt.Sprint("huge-", i), Rev: store.AnyRev, Val: text(t, strings.Repeat("x", 200<<10))}
 	}

@@ -19,14 +19,14 @@ func TestLogStaysSmall(t *testing.T) {
 	path := filepath.Join(scratch(t), "store.db")
 	s := mustOpen(t, path, sqlite.Options{})
 	fill(t, s, 1000)
-	commits := 15000
+	commits := 8000
 	if os.Getenv("WAYBILL_REQUIRE_ALL") == "1" {
 		commits = 60000
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	var readers, writers sync.WaitGroup
-	for range 6 {
+	for range 4 {
 		readers.Go(func() {
 			for ctx.Err() == nil {
 				if rows, err := s.Scan(ctx, "", "thing", "0", 300); err == nil && len(rows) == 0 {

@@ -53,7 +53,7 @@ func TestPowerLoss(t *testing.T) {
 		rounds      int
 		loses       bool
 	}{
-		{"FULL", 4, false},
+		{"FULL", 3, false},
 		{"OFF", 2, true}, // shows that the test would notice
 	} {
 		t.Run(c.synchronous, func(t *testing.T) {
