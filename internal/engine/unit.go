@@ -188,15 +188,24 @@ func (u *unit) pass(ctx context.Context) (*store.Commit, error) {
 		}
 	}
 	if adopted && e.keep(u.key()) {
-		// Time during which no server could hear the unit is not held against it.
+		// Time during which no server could hear the unit is not held against it, nor
+		// that it may be some seconds before it tries again.
+		soonest := e.now().Add(comeback)
+		u.setBeat(soonest)
 		if err := u.change(ctx, func(a *waybill.Attempt) {
-			a.Deadline = u.a.Deadline.Add(e.down)
+			if a.Deadline = a.Deadline.Add(e.down); a.Deadline.Before(soonest) {
+				a.Deadline = soonest
+			}
 		}, record{"attempt.adopted", map[string]any{"attempt": u.key(), "node": e.o.Node, "down": e.down.Round(time.Millisecond).String()}, e.now()}); err != nil {
 			return nil, err
 		}
 	}
 	return u.follow(ctx)
 }
+
+// comeback is the longest pause of package client between two tries to reach a
+// server: 5 s, spread by half as much again.
+const comeback = 8 * time.Second
 
 // keep reports, once for each attempt, that this life of the node takes it up.
 func (e *Engine) keep(attempt string) bool {
