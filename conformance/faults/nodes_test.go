@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/waybill-run/waybill"
 	"github.com/waybill-run/waybill/client"
@@ -115,4 +116,33 @@ func TestFA28_PausedServer(t *testing.T) {
 	if l, err := one.Client().DeadLetters(one.ctx, "unit", client.ListDeadLettersParams{Limit: 10}); err != nil || len(l.Items) > 0 {
 		t.Error(errors.Join(err, fmt.Errorf("dead letters: %v", l.Items)))
 	}
+}
+
+// A server that is alone loses its leases when it is paused, and nothing else: it
+// goes on with the units it had.
+func TestFA28_PausedAlone(t *testing.T) {
+	files := relay("relay", "")
+	files["pipelines/other.yaml"] = pipeline("other", "steps: [{name: work, run: [\"true\"]}]\n")
+	w := serve(t, harness.Options{Project: files, Args: []string{"--lease", "1s"}})
+	id := w.start("relay")
+	u := w.held(id, "work", 1)
+	w.reaches(id, "work", 1, "runs", func(a client.Attempt) bool { return a.Phase == waybill.PhaseRunning })
+	w.Signal(syscall.SIGSTOP)
+	paused := time.Now()
+	harness.Until(t, soon, "the leases have run out", func() error {
+		if left := 5*time.Second - time.Since(paused); left > 0 {
+			return fmt.Errorf("%v are left", left)
+		}
+		return nil
+	})
+	w.Signal(syscall.SIGCONT)
+	// The queue has noticed the pause when what came after it is done.
+	w.ends(w.start("other"), waybill.StatusSucceeded)
+	u.complete(`{"variables":{"___X":"kept"}}`).wants(t, "callback after the pause", 202)
+	u.exit(0)
+	r := w.ends(id, waybill.StatusSucceeded)
+	if got := w.noted(id); got != "kept\n" || len(r.Attempts) != 2 {
+		t.Errorf("the step after it saw %q after %d attempts", got, len(r.Attempts))
+	}
+	w.cleaned(id)
 }
