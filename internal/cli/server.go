@@ -15,7 +15,7 @@ import (
 func (a *app) healthCmd() *cobra.Command {
 	return &cobra.Command{
 		Use: "health", Short: "Show whether the server can work", Args: cobra.NoArgs,
-		Long: "Show whether the server can work. Fails unless it is ok or degraded.",
+		Long: "Show whether the server can work. Fails unless it is ok.",
 		RunE: a.with(func(ctx context.Context, c *client.Client, _ []string) error {
 			h, err := c.Health(ctx)
 			if err != nil {
@@ -32,7 +32,7 @@ func (a *app) healthCmd() *cobra.Command {
 					fmt.Fprintf(w, "%s\t%s\n", clean(part), clean(h.Checks[part]))
 				}
 			})
-			if err == nil && h.Status != client.HealthStatusOk && h.Status != client.HealthStatusDegraded {
+			if err == nil && h.Status != client.HealthStatusOk {
 				err = &failed{fmt.Sprintf("the server is %s", h.Status)}
 			}
 			return err

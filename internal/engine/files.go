@@ -21,11 +21,11 @@ type unitFiles struct {
 
 func (e *Engine) unitFiles(unit string) unitFiles {
 	at := filepath.Join(e.o.Dir, unit)
-	return unitFiles{work: at, event: at + ".event.json", output: at + ".output", in: at + ".in"}
+	return unitFiles{work: at, event: at + eventEnd, output: at + ".output", in: at + ".in"}
 }
 
-// spares are empty folders that were left by units and wait for others: renaming
-// one costs a tenth of making and removing it.
+// spares are empty folders, each with a file for an event, that were left by units
+// and wait for others: renaming costs a tenth of making and removing.
 type spares struct {
 	dir  string
 	next atomic.Int64
@@ -33,6 +33,8 @@ type spares struct {
 }
 
 const maxSpares = 64
+
+const eventEnd = ".event.json"
 
 // newSpares removes what an earlier life left in dir.
 func newSpares(dir string) (*spares, error) {
@@ -45,48 +47,84 @@ func newSpares(dir string) (*spares, error) {
 	return &spares{dir: dir, free: make(chan string, maxSpares)}, nil
 }
 
-// make gives a unit its empty working directory. One that is there already stays
-// as it is: the unit may have been started.
-func (s *spares) make(work string) error {
-	if _, err := os.Lstat(work); err == nil {
-		return nil
+// make gives a unit its empty working directory and the file with its event. What
+// is there already stays as it is: the unit may have been started.
+func (s *spares) make(f unitFiles, event []byte) error {
+	if _, err := os.Lstat(f.work); err == nil {
+		if _, err := os.Lstat(f.event); err == nil {
+			return nil
+		}
 	}
 	select {
 	case spare := <-s.free:
-		if os.Rename(spare, work) == nil {
+		if os.Rename(spare+eventEnd, f.event) == nil && overwrite(f.event, event) == nil && os.Rename(spare, f.work) == nil {
 			return nil
 		}
 	default:
 	}
-	if err := os.Mkdir(work, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+	if err := os.WriteFile(f.event, event, 0o644); err != nil {
+		return diskError("write the event", err)
+	}
+	if err := os.Mkdir(f.work, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 		return diskError("make the unit's folder", err)
 	}
 	return nil
 }
 
-// remove deletes everything of a unit. Its folder is kept as a spare if nothing
-// is left in it and the unit has not changed the folder itself.
+// overwrite replaces the content of a file. Cutting it off before would free its
+// blocks, which is most of what making a file costs.
+func overwrite(path string, content []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt(content, 0)
+	if err == nil {
+		err = f.Truncate(int64(len(content)))
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	return err
+}
+
+// remove deletes everything of a unit. Its folder and event file are kept as a
+// spare if nothing is left in the folder and the unit has changed neither.
 func (s *spares) remove(f unitFiles) error {
-	for _, path := range []string{f.event, f.output} {
-		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
+	if err := remove(f.output); err != nil {
+		return err
 	}
 	if err := os.RemoveAll(f.in); err != nil {
 		return err
 	}
-	if len(s.free) < maxSpares && pristine(f.work) {
+	if len(s.free) < maxSpares && pristine(f.work) && plain(f.event) {
 		spare := filepath.Join(s.dir, strconv.FormatInt(s.next.Add(1), 10))
-		if os.Rename(f.work, spare) == nil {
+		if os.Rename(f.event, spare+eventEnd) == nil && os.Rename(f.work, spare) == nil {
 			select {
 			case s.free <- spare:
 				return nil
 			default:
-				return os.RemoveAll(spare)
 			}
 		}
+		f.event, f.work = spare+eventEnd, spare
+	}
+	if err := remove(f.event); err != nil {
+		return err
 	}
 	return os.RemoveAll(f.work)
+}
+
+func remove(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// plain reports whether a file is as we make them, and nobody else has a name for it.
+func plain(path string) bool {
+	st, err := os.Lstat(path)
+	return err == nil && st.Mode() == 0o644 && links(st) == 1
 }
 
 // pristine reports whether a folder is empty and as we make them.

@@ -132,6 +132,7 @@ func (e *Engine) Follow(ctx context.Context, run, after string, f func(waybill.R
 	bell, silence := e.o.Store.Watch()
 	defer silence()
 	for {
+		read := time.Now()
 		r, err := e.run(ctx, run)
 		if err != nil {
 			return err
@@ -155,22 +156,17 @@ func (e *Engine) Follow(ctx context.Context, run, after string, f func(waybill.R
 		if r.Status.Terminal() {
 			return nil
 		}
-		pace := time.NewTimer(followPace)
-		select {
-		case <-ctx.Done():
-			pace.Stop()
-			return ctx.Err()
-		case <-pace.C:
-		}
 		poll := time.NewTimer(time.Second)
 		select {
 		case <-ctx.Done():
-			poll.Stop()
-			return ctx.Err()
 		case <-bell:
 		case <-poll.C:
 		}
 		poll.Stop()
+		// The first bell after a quiet time is answered at once.
+		if err := pause(ctx, followPace-time.Since(read)); err != nil {
+			return err
+		}
 	}
 }
 
@@ -293,6 +289,9 @@ func (e *Engine) copyLog(ctx context.Context, a *waybill.Attempt, offset int64, 
 }
 
 func pause(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return ctx.Err()
+	}
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {

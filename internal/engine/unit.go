@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"sync"
 	"time"
@@ -543,15 +542,12 @@ func (u *unit) prepare(ctx context.Context) (runner.Spec, error) {
 	e := u.e
 	files := e.unitFiles(u.a.Unit)
 	work := files.work
-	if err := e.spares.make(work); err != nil {
-		return runner.Spec{}, err
-	}
 	event, err := json.Marshal(u.msg.Event)
 	if err != nil {
 		return runner.Spec{}, err
 	}
-	if err := os.WriteFile(files.event, event, 0o644); err != nil {
-		return runner.Spec{}, diskError("write the event", err)
+	if err := e.spares.make(files, event); err != nil {
+		return runner.Spec{}, err
 	}
 	log, err := e.o.Blobs.LogFile(u.a.Run, u.a.Unit)
 	if err != nil {

@@ -35,7 +35,7 @@ func pageSize(r *http.Request, n int) (int, error) {
 func (a api) GetHealth(w http.ResponseWriter, r *http.Request) {
 	h := a.health(r.Context())
 	code := http.StatusServiceUnavailable
-	if h.Status == "ok" || h.Status == "degraded" {
+	if h.Status == "ok" {
 		code = http.StatusOK
 	} else {
 		w.Header().Set("Retry-After", "1")

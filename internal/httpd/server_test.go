@@ -359,7 +359,7 @@ func TestStartingAndStopping(t *testing.T) {
 	})
 	b.server.SetReady(b.world.Services())
 	b.steps([]step{
-		{name: "health", method: "GET", path: "/health", status: 200, want: []string{`"status":"degraded"`}},
+		{name: "health", method: "GET", path: "/health", status: 503, want: []string{`"status":"degraded"`}},
 		{name: "runs", method: "GET", path: "/api/v1/runs", status: 200},
 	})
 	b.server.Drain()

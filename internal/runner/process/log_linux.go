@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"sync"
 	"syscall"
 
@@ -12,20 +13,38 @@ import (
 
 // logFile receives the output of a unit up to a cap.
 type logFile struct {
-	f     *os.File
-	limit int64 // 0 means none
-	total int64 // bytes the unit wrote
-	kept  int64 // of them in the file
-	last  byte  // the last one kept
-	err   error // why nothing is kept any more
+	path  string
+	f     *os.File // nil until there is something to write
+	limit int64    // 0 means none
+	total int64    // bytes the unit wrote
+	kept  int64    // of them in the file
+	last  byte     // the last one kept
+	err   error    // why nothing is kept any more
 }
 
+// openLog prepares a log. Its file is made with the first byte: making one costs
+// more than all else that starting a process takes, and many units are silent.
+// That it can be made is checked here.
 func openLog(path string, limit int64) (*logFile, error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
-	if err != nil {
-		return nil, err
+	if st, err := os.Lstat(path); err == nil && !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a regular file", path)
 	}
-	return &logFile{f: f, limit: limit, last: '\n'}, nil
+	if err := unix.Access(filepath.Dir(path), unix.W_OK|unix.X_OK); err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	return &logFile{path: path, limit: limit, last: '\n'}, nil
+}
+
+// file returns the log's file, making it the first time.
+func (l *logFile) file() (*os.File, error) {
+	if l.f == nil {
+		f, err := os.OpenFile(l.path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		l.f = f
+	}
+	return l.f, nil
 }
 
 func (l *logFile) write(b []byte) {
@@ -36,7 +55,12 @@ func (l *logFile) write(b []byte) {
 	if len(b) == 0 || l.err != nil {
 		return
 	}
-	n, err := l.f.Write(b)
+	f, err := l.file()
+	if err != nil {
+		l.err = err
+		return
+	}
+	n, err := f.Write(b)
 	l.kept += int64(n)
 	if n > 0 {
 		l.last = b[n-1]
@@ -51,7 +75,14 @@ func (l *logFile) close() {
 		if l.last != '\n' {
 			nl = "\n"
 		}
-		_, l.err = fmt.Fprintf(l.f, "%s[waybill] the log was cut at %d bytes, %d more were dropped\n", nl, l.kept, l.total-l.kept)
+		var f *os.File
+		if f, l.err = l.file(); l.err != nil {
+			return
+		}
+		_, l.err = fmt.Fprintf(f, "%s[waybill] the log was cut at %d bytes, %d more were dropped\n", nl, l.kept, l.total-l.kept)
+	}
+	if l.f == nil {
+		return
 	}
 	if err := l.f.Close(); l.err == nil {
 		l.err = err

@@ -113,11 +113,6 @@ func (u *unit) begin(spec *runner.Spec) (err error) {
 	if err != nil {
 		return waybill.E(waybill.KindUnavailable, "open the log: %w", err)
 	}
-	defer func() {
-		if err != nil {
-			out.f.Close()
-		}
-	}()
 	path, lookErr := lookPath(spec)
 	if lookErr != nil {
 		u.startFailed(out, lookErr)

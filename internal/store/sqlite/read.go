@@ -65,6 +65,9 @@ func prefixEnd(prefix string) string {
 	return ""
 }
 
+// maxIdleReaders is how many connections for reading are kept open.
+const maxIdleReaders = 3
+
 // maxReaders bounds how many statements are kept prepared for reading.
 const maxReaders = 200
 
@@ -81,6 +84,12 @@ func (s *Store) reader(ctx context.Context, q string) (*sql.Stmt, error) {
 		s.readers[q] = st
 	}
 	return st, err
+}
+
+// shrink closes the connections that nobody reads from; their caches go with them.
+func (s *Store) shrink() {
+	s.read.SetMaxIdleConns(1)
+	s.read.SetMaxIdleConns(maxIdleReaders)
 }
 
 func (s *Store) query(ctx context.Context, q string, args ...any) (*sql.Rows, error) {

@@ -166,7 +166,7 @@ func (s *Store) open(ctx context.Context) error {
 		return err
 	}
 	s.read.SetMaxOpenConns(6)
-	s.read.SetMaxIdleConns(3)
+	s.read.SetMaxIdleConns(maxIdleReaders)
 	s.read.SetConnMaxIdleTime(time.Minute)
 	return s.read.PingContext(ctx)
 }

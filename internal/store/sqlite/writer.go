@@ -106,7 +106,7 @@ type counterKey struct{ table, tenant, name string }
 // Memory bounds of the writer: it forgets everything when one is passed.
 const (
 	maxLaneBytes = 8 << 20
-	maxRevs      = 20000
+	maxRevs      = 8000
 )
 
 func (s *Store) writer() {
@@ -133,11 +133,17 @@ func (s *Store) writer() {
 
 func (w *writer) loop() {
 	group := make([]*op, 0, w.s.group)
+	idle := time.NewTimer(idleAfter)
+	defer idle.Stop()
 	for {
 		group = group[:0]
 		select {
 		case o := <-w.s.ops:
 			group = append(group, o)
+			idle.Reset(idleAfter)
+		case <-idle.C:
+			w.rest()
+			continue
 		case <-w.s.quit:
 			// Whoever got an operation in before Close still gets its answer.
 			for {
@@ -159,6 +165,18 @@ func (w *writer) loop() {
 			break
 		}
 		w.process(group)
+	}
+}
+
+// idleAfter is how long nothing must have been written before memory is given back.
+const idleAfter = 10 * time.Second
+
+// rest gives back what is kept for speed.
+func (w *writer) rest() {
+	w.forget()
+	w.s.shrink()
+	if _, err := w.exec("PRAGMA shrink_memory"); err != nil {
+		w.s.log.Warn("store memory not given back", "err", err)
 	}
 }
 
