@@ -17,6 +17,10 @@ import (
 type queue struct {
 	id            int64
 	topic, tenant string
+
+	// How many lanes have a row, and how many of those are in memory. While the two
+	// are equal, a key that is not in memory has no lane.
+	rows, cached int64
 }
 
 // queue returns the queue of a topic and tenant, making it when it is new.
@@ -42,8 +46,8 @@ func (w *writer) queue(topic, tenant string) (*queue, error) {
 
 func (w *writer) loadQueues() error {
 	w.queues = map[string][]*queue{}
-	return w.query(`SELECT id, topic, tenant FROM topic`, nil, func(v []driver.Value) error {
-		q := &queue{v[0].(int64), text(v[1]), text(v[2])}
+	return w.query(`SELECT id, topic, tenant, (SELECT count(*) FROM lane WHERE lane.topic=topic.id) FROM topic`, nil, func(v []driver.Value) error {
+		q := &queue{id: v[0].(int64), topic: text(v[1]), tenant: text(v[2]), rows: v[3].(int64)}
 		w.queues[q.topic] = append(w.queues[q.topic], q)
 		return nil
 	})
@@ -103,6 +107,10 @@ func (w *writer) lane(topic, tenant, key string) (*lane, error) {
 		return l, nil
 	}
 	l := &lane{queue: q, key: key}
+	if q.cached == q.rows {
+		w.remember(l)
+		return l, nil
+	}
 	err = w.query(`SELECT `+laneColumns+` FROM lane WHERE topic=? AND key=?`, []any{q.id, key}, func(v []driver.Value) error {
 		l.scan(v)
 		return nil
@@ -133,6 +141,7 @@ func (w *writer) remember(l *lane) {
 	w.lanes[laneKey{l.queue.id, l.key}] = l
 	if l.id != 0 {
 		w.byID[l.id] = l
+		l.queue.cached++
 	}
 	w.laneBytes += len(l.body) + 256
 }
@@ -159,6 +168,8 @@ func (w *writer) flushLanes() error {
 			if l.id != 0 {
 				_, err = w.exec(`DELETE FROM lane WHERE id=?`, l.id)
 				w.count(".lanes", l.tenant, l.topic, -1)
+				l.queue.rows--
+				l.queue.cached--
 			}
 			delete(w.byID, l.id)
 			delete(w.lanes, laneKey{l.queue.id, l.key})
@@ -171,6 +182,8 @@ func (w *writer) flushLanes() error {
 				VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)`,
 				l.queue.id, l.key, l.readyAt, rank, l.prio, l.token, l.owner, l.attempt, l.fails, l.n, l.tail, l.held, l.sentAt, l.body)
 			w.byID[l.id] = l
+			l.queue.rows++
+			l.queue.cached++
 			w.count(".lanes", l.tenant, l.topic, 1)
 		}
 		if err != nil {

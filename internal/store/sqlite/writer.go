@@ -105,8 +105,8 @@ type counterKey struct{ table, tenant, name string }
 
 // Memory bounds of the writer: it forgets everything when one is passed.
 const (
-	maxLaneBytes = 8 << 20
-	maxRevs      = 8000
+	maxLaneBytes = 32 << 20
+	maxRevs      = 40000
 )
 
 func (s *Store) writer() {
@@ -324,6 +324,11 @@ func (w *writer) one(o *op) error {
 
 func (w *writer) forget() {
 	w.lanes = map[laneKey]*lane{}
+	for _, qs := range w.queues {
+		for _, q := range qs {
+			q.cached = 0
+		}
+	}
 	w.revs = map[rowKey]rowState{}
 	w.byID = map[int64]*lane{}
 	w.due = map[int64]int64{}
