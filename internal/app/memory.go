@@ -23,17 +23,19 @@ const quietAfter = 5 * time.Second
 func (s *Server) release(ctx context.Context) {
 	tick := time.NewTicker(quietAfter)
 	defer tick.Stop()
-	busy := true // starting is a peak, too
+	quiet := 0 // ticks without work; starting is a peak, too
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
-		now := s.engine.Active()
-		if busy && !now {
+		if quiet++; s.engine.Active() {
+			quiet = 0
+		}
+		// Once at first, and once more when the store has let go of its caches.
+		if quiet == 1 || quiet == 4 {
 			debug.FreeOSMemory()
 		}
-		busy = now
 	}
 }

@@ -173,10 +173,7 @@ func (p *prepared) run(w *writer) error {
 		if e.Data != nil {
 			data = e.Data
 		}
-		if _, err := w.exec(`INSERT INTO event (tenant, subject, kind, at, data) VALUES (?,?,?,?,?)`,
-			p.tenant, e.Subject, e.Kind, at, data); err != nil {
-			return err
-		}
+		w.events = append(w.events, p.tenant, e.Subject, e.Kind, at, data)
 		w.rings[eventBell] = true
 	}
 	return nil

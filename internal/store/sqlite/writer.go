@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/waybill-run/waybill"
@@ -83,6 +84,7 @@ type writer struct {
 
 	// What the transaction has to write at its end, and to announce after it.
 	dirty    []*lane
+	events   []any // values of rows of table event, eventColumns each
 	counts   map[counterKey]int64
 	rings    map[string]bool
 	paused   map[string]bool
@@ -133,16 +135,20 @@ func (s *Store) writer() {
 
 func (w *writer) loop() {
 	group := make([]*op, 0, w.s.group)
-	idle := time.NewTimer(idleAfter)
-	defer idle.Stop()
+	quiet := time.NewTicker(quietCheck)
+	defer quiet.Stop()
+	written, rested := 0, true
 	for {
 		group = group[:0]
 		select {
 		case o := <-w.s.ops:
 			group = append(group, o)
-			idle.Reset(idleAfter)
-		case <-idle.C:
-			w.rest()
+		case <-quiet.C:
+			if written < quietBelow && !rested {
+				w.rest()
+			}
+			rested = written < quietBelow
+			written = 0
 			continue
 		case <-w.s.quit:
 			// Whoever got an operation in before Close still gets its answer.
@@ -164,12 +170,17 @@ func (w *writer) loop() {
 			}
 			break
 		}
+		written += len(group)
 		w.process(group)
 	}
 }
 
-// idleAfter is how long nothing must have been written before memory is given back.
-const idleAfter = 10 * time.Second
+// Memory is given back when less than quietBelow was written between two checks:
+// an idle server still says every few seconds that it lives.
+const (
+	quietCheck = 5 * time.Second
+	quietBelow = 100
+)
 
 // rest gives back what is kept for speed.
 func (w *writer) rest() {
@@ -294,6 +305,9 @@ func (w *writer) transact(group []*op) (err error) {
 			return err
 		}
 	}
+	if err = w.flushEvents(); err != nil {
+		return err
+	}
 	if err = w.flushCounts(); err != nil {
 		return err
 	}
@@ -334,6 +348,7 @@ func (w *writer) forget() {
 	w.due = map[int64]int64{}
 	w.laneBytes = 0
 	w.dirty = w.dirty[:0]
+	w.events = w.events[:0]
 }
 
 // announce rings the bells of what was committed. It runs after the commit: a claimant
@@ -356,6 +371,33 @@ func (w *writer) announce() {
 
 func (w *writer) count(table, tenant, name string, delta int64) {
 	w.counts[counterKey{table, tenant, name}] += delta
+}
+
+const eventColumns = 5
+
+// eventInserts are the statements that add events, the largest number of rows first.
+var eventInserts = []struct {
+	rows int
+	text string
+}{{4, eventInsert(4)}, {1, eventInsert(1)}}
+
+func eventInsert(rows int) string {
+	return `INSERT INTO event (tenant, subject, kind, at, data) VALUES ` + strings.TrimSuffix(strings.Repeat("(?,?,?,?,?),", rows), ",")
+}
+
+// flushEvents adds the events of all commits in their order.
+func (w *writer) flushEvents() error {
+	rest := w.events
+	for _, ins := range eventInserts {
+		for n := ins.rows * eventColumns; len(rest) >= n; rest = rest[n:] {
+			if _, err := w.exec(ins.text, rest[:n]...); err != nil {
+				return err
+			}
+		}
+	}
+	clear(w.events)
+	w.events = w.events[:0]
+	return nil
 }
 
 func (w *writer) flushCounts() error {
