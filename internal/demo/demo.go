@@ -12,6 +12,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -229,6 +230,9 @@ func (d *demo) show(ctx context.Context, samples []Sample) error {
 func (d *demo) hints(ctx context.Context, url string, one Sample) {
 	d.out.title("To look closer, in another terminal")
 	var all []string
+	if line := onPath(); line != "" {
+		all = append(all, line)
+	}
 	if url != client.DefaultServer {
 		all = append(all, "export WAYBILL_SERVER="+url)
 	}
@@ -246,6 +250,25 @@ func (d *demo) hints(ctx context.Context, url string, one Sample) {
 		"waybill queue list",
 		"curl -s "+quote(url+"/api/v1/runs?limit=2"),
 	)...)
+}
+
+// onPath is the line that makes the commands below it work in a shell that does not
+// find the program by its name; empty when it does.
+func onPath() string {
+	if _, err := exec.LookPath("waybill"); err == nil {
+		return ""
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		return ""
+	}
+	dir := filepath.Dir(exe)
+	if here, err := os.Getwd(); err == nil {
+		if rel, err := filepath.Rel(here, dir); err == nil && filepath.IsLocal(rel) {
+			return `export PATH="$PWD/` + rel + `:$PATH"`
+		}
+	}
+	return "export PATH=" + quote(dir) + ":$PATH"
 }
 
 // watcher tells of runs as they go on.
