@@ -120,60 +120,6 @@ func (d *definition) readPrefix(n *node) {
 	d.plan.Prefix = s
 }
 
-func (d *definition) on(n *node) {
-	p := d.plan
-	if n == nil {
-		p.On.HTTP = true
-		return
-	}
-	if !d.object("on", n, onKeys) {
-		return
-	}
-	if len(n.fields) == 0 {
-		d.add(n.at, "write on: {http: {}}", "on names nothing that starts the pipeline")
-	}
-	if h := n.get("http"); h != nil {
-		p.On.HTTP = true
-		if h.kind != kindNull {
-			d.object("on.http", h, httpKeys)
-		}
-	}
-	o := n.get("object")
-	if o == nil {
-		return
-	}
-	if o.kind != kindList {
-		d.objectTrigger("on.object", o)
-		return
-	}
-	if len(o.list) == 0 {
-		d.add(o.at, "", "on.object is empty")
-	}
-	for i, x := range o.list {
-		d.objectTrigger(fmt.Sprintf("on.object[%d]", i), x)
-	}
-}
-
-func (d *definition) objectTrigger(what string, n *node) {
-	if !d.object(what, n, objectKeys) {
-		return
-	}
-	t := ObjectTrigger{Match: "**"}
-	if b := n.get("bucket"); b == nil {
-		d.add(n.at, "", "%s has no bucket", what)
-	} else {
-		t.Bucket, _ = d.name(what+".bucket", b, 63)
-	}
-	if m := n.get("match"); m != nil {
-		s, ok := d.str(what+".match", m)
-		if ok && (s == "" || len(s) > 1024) {
-			d.add(m.at, "", "%s.match: expected a pattern of 1 to 1024 bytes", what)
-		}
-		t.Match = s
-	}
-	d.plan.On.Objects = append(d.plan.On.Objects, t)
-}
-
 func (d *definition) readDefaults(n *node) {
 	s := &d.defaults.step
 	s.Runner, s.Timeout, s.Retry = DefaultRunner, DefaultTimeout, Retry{Backoff: DefaultBackoff, MaxBackoff: DefaultMaxBackoff}
