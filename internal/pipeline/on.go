@@ -122,4 +122,3 @@ func (d *definition) objectTrigger(what string, n *node) {
 	}
 	d.plan.On.Objects = append(d.plan.On.Objects, t)
 }
-
