@@ -27,7 +27,41 @@ type Run struct {
 	Of         string    `json:"retry_of,omitempty"`  // the run that this one repeats
 	StepCount  int       `json:"step_count"`
 	StepsDone  int       `json:"steps_done"`
+	Outputs    Vars      `json:"outputs"`             // what the pipeline declares as its results
+	Paused     string    `json:"paused_by,omitempty"` // who paused it: no new step begins
+	Parent     *Parent   `json:"parent,omitempty"`    // the step that started it, of a sub-pipeline
+	Slots      []Slot    `json:"slots,omitempty"`     // places it needs, in the order in which they are taken
+	Held       int       `json:"slots_held,omitempty"`
+	// Failed is the step whose failure the run has; those of on_failure and always that
+	// fail later do not change it.
+	Failed string `json:"failed_step,omitempty"`
 }
+
+// Parent is the step that started a run.
+type Parent struct {
+	Run     string `json:"run"`
+	Step    string `json:"step"`
+	Attempt int    `json:"attempt"`
+	Depth   int    `json:"depth"` // 1 for the run of a sub-pipeline, 2 for one started by that, …
+}
+
+// Slot is a place that a run takes from its start to its end. At most Limit runs hold
+// the slot of a key at once, over all servers.
+type Slot struct {
+	Key    string     `json:"key"`
+	Limit  int        `json:"limit"`
+	Policy SlotPolicy `json:"policy"`
+}
+
+// SlotPolicy says what happens to a run that finds no place.
+type SlotPolicy string
+
+// The policies.
+const (
+	SlotQueue  SlotPolicy = "queue"  // it waits, in the order of priority and then of arrival
+	SlotSkip   SlotPolicy = "skip"   // it ends as skipped
+	SlotCancel SlotPolicy = "cancel" // the oldest run that holds a place is canceled and it waits for that
+)
 
 // Step is one node of a run's graph.
 type Step struct {
@@ -46,6 +80,29 @@ type Step struct {
 	Added      []string  `json:"added,omitempty"`     // run variables that this step set
 	StartedAt  time.Time `json:"started_at,omitzero"`
 	FinishedAt time.Time `json:"finished_at,omitzero"`
+	Group      string    `json:"group,omitempty"`         // "on_failure" or "always"; empty for the others
+	Allowed    bool      `json:"allow_failure,omitempty"` // its failure is not the run's
+	Reused     string    `json:"reused_from,omitempty"`   // the run whose result it is, in a run that repeats another
+	Cells      *Cells    `json:"cells,omitempty"`         // of a step with a matrix: its cells
+	Cell       *Cell     `json:"cell,omitempty"`          // of a cell
+}
+
+// Cells sums up the cells of a step with a matrix. Each cell is a step of its own, named
+// after the step and its number from 0: "crunch.7".
+type Cells struct {
+	Total     int `json:"total"`
+	Next      int `json:"next"` // cells before it have begun
+	Running   int `json:"running"`
+	Succeeded int `json:"succeeded"`
+	Failed    int `json:"failed"` // ended otherwise, cancelled ones left out
+	Canceled  int `json:"canceled"`
+}
+
+// Cell is the place of a cell in its matrix.
+type Cell struct {
+	Of     string `json:"of"`    // the step with the matrix
+	Index  int    `json:"index"` // from 0
+	Values Vars   `json:"values"`
 }
 
 // Attempt is one try of a step, with its unit.
@@ -79,6 +136,43 @@ type Attempt struct {
 	Progress    string          `json:"progress,omitempty"`
 	FinishedAt  time.Time       `json:"finished_at,omitzero"`
 	Deadline    time.Time       `json:"deadline,omitzero"` // when its timeout passes, moved by time the server was down
+	Until       time.Time       `json:"until,omitzero"`    // of a wait: when it is over
+	Approval    *Approval       `json:"approval,omitempty"`
+	Child       string          `json:"child,omitempty"` // the run of a sub-pipeline
+}
+
+// Approval is the question of an approval step, and its answer.
+type Approval struct {
+	Message   string    `json:"message,omitempty"`
+	Role      Role      `json:"role"`                // who may answer, at least
+	Approvers []string  `json:"approvers,omitempty"` // names of tokens that may answer; empty for all with the role
+	Form      []Field   `json:"form,omitempty"`
+	ExpiresAt time.Time `json:"expires_at,omitzero"`
+	Decision  Decision  `json:"decision,omitempty"` // empty while it is open
+	By        string    `json:"by,omitempty"`
+	Comment   string    `json:"comment,omitempty"`
+	Values    Vars      `json:"values"` // what was filled into the form
+	At        time.Time `json:"at,omitzero"`
+}
+
+// Decision is the answer to an approval.
+type Decision string
+
+// The decisions.
+const (
+	Approved Decision = "approved"
+	Rejected Decision = "rejected"
+	Expired  Decision = "expired" // nobody answered in time
+)
+
+// Field is a field of an approval's form.
+type Field struct {
+	Name        string    `json:"name"`
+	Type        ValueType `json:"type"`
+	Description string    `json:"description,omitempty"`
+	Required    bool      `json:"required,omitempty"`
+	Default     Value     `json:"default,omitempty"`
+	Enum        []Value   `json:"enum,omitempty"`
 }
 
 // Callback is what a unit reported through its callback.

@@ -14,17 +14,18 @@ const (
 	StatusTimedOut  Status = "timed_out" // its timeout or heartbeat limit passed
 	StatusCanceled  Status = "canceled"  // somebody canceled it
 	StatusLost      Status = "lost"      // its unit disappeared and its outcome is unknown
+	StatusSkipped   Status = "skipped"   // its condition did not hold, or (a run) there was no place for it
 )
 
 // Statuses lists every status once, in the order of a life.
 func Statuses() []Status {
-	return []Status{StatusQueued, StatusRunning, StatusWaiting, StatusSucceeded, StatusFailed, StatusTimedOut, StatusCanceled, StatusLost}
+	return []Status{StatusQueued, StatusRunning, StatusWaiting, StatusSucceeded, StatusFailed, StatusTimedOut, StatusCanceled, StatusLost, StatusSkipped}
 }
 
 // Terminal reports whether a thing in this status will never change again.
 func (s Status) Terminal() bool {
 	switch s {
-	case StatusSucceeded, StatusFailed, StatusTimedOut, StatusCanceled, StatusLost:
+	case StatusSucceeded, StatusFailed, StatusTimedOut, StatusCanceled, StatusLost, StatusSkipped:
 		return true
 	}
 	return false

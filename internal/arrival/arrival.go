@@ -30,7 +30,7 @@ type Objects interface {
 }
 
 // Begin makes a run and the commit that accepts it.
-type Begin func(plan *pipeline.Plan, version int, ev waybill.Event, params, vars waybill.Vars) (waybill.Run, *store.Commit, error)
+type Begin func(plan *pipeline.Plan, version int, ev waybill.Event, params, vars waybill.Vars, slots ...waybill.Slot) (waybill.Run, *store.Commit, error)
 
 // MaxHops is how many arrivals may lead to another before that is taken for a loop.
 const MaxHops = 10

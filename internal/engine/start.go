@@ -110,8 +110,8 @@ func (e *Engine) remembered(ctx context.Context, key, hash string) (waybill.Run,
 
 // Begin makes a new run of a plan and the commit that accepts it, which is left
 // to the caller to make, alone or with more. KindInvalid: the parameters or
-// variables do not fit the plan.
-func (e *Engine) Begin(plan *pipeline.Plan, version int, ev waybill.Event, params, vars waybill.Vars) (waybill.Run, *store.Commit, error) {
+// variables do not fit the plan. The run takes the given slots besides those of the plan.
+func (e *Engine) Begin(plan *pipeline.Plan, version int, ev waybill.Event, params, vars waybill.Vars, slots ...waybill.Slot) (waybill.Run, *store.Commit, error) {
 	given := map[string]waybill.Value{}
 	for _, n := range params.Names() {
 		given[n], _ = params.Get(n)
@@ -125,6 +125,7 @@ func (e *Engine) Begin(plan *pipeline.Plan, version int, ev waybill.Event, param
 		ID: waybill.NewID(now), Tenant: store.DefaultTenant, Pipeline: plan.Name, Version: version, Status: waybill.StatusQueued,
 		Event: ev, Params: bound, Given: vars, Priority: plan.Priority, CreatedAt: now, StepCount: len(plan.Steps),
 	}
+	run.Slots = slots
 	run.Vars, err = plan.InitialVars(pipeline.Scope{
 		Event: eventData(ev), Run: map[string]any{"id": run.ID, "pipeline": run.Pipeline, "version": int64(version)},
 		Params: bound, Vars: vars,
