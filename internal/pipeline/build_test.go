@@ -301,7 +301,7 @@ func TestObjectTriggers(t *testing.T) {
 		{"?.csv", "a.csv", true}, {"?.csv", "/.csv", false}, {"in/*/2024-??.json", "in/eu/2024-03.json", true}, {"a[b]", "a[b]", true},
 		{"*", "", true}, {"a", "", false}, {strings.Repeat("*a", 200), strings.Repeat("a", 1000) + "b", false},
 	} {
-		if got := (ObjectTrigger{"in", c.pattern}).Matches("in", c.key); got != c.want {
+		if got := (ObjectTrigger{Bucket: "in", Match: c.pattern}).Matches("in", c.key); got != c.want {
 			t.Errorf("%.20q matches %.20q: %v", c.pattern, c.key, got)
 		}
 	}

@@ -2,21 +2,50 @@ package pipeline
 
 import (
 	"fmt"
+	"slices"
 	"strings"
+	"time"
 )
 
 // On says what starts a pipeline.
 type On struct {
 	HTTP    bool // a start by request; also when the definition has no "on"
 	Objects []ObjectTrigger
+	Queues  []QueueTrigger
 }
+
+// Kinds of change of an object that can start a run.
+const (
+	ObjectCreated = "created" // a key that was not there
+	ObjectUpdated = "updated" // another version of a key
+	ObjectDeleted = "deleted"
+)
+
+var objectEvents = []string{ObjectCreated, ObjectUpdated, ObjectDeleted}
 
 // ObjectTrigger starts a run for every object that arrives in a bucket.
 type ObjectTrigger struct {
+	Trigger
 	Bucket string
 	// Match is a pattern for the key: * stands for any characters but /, ? for one
 	// such character, ** for any characters, **/ also for nothing. "**" matches all.
 	Match string
+	// Settle is how long an object of a watched bucket must stay as it is before it is
+	// taken; 0 leaves that to the bucket.
+	Settle time.Duration
+	// Events are the kinds of change that start a run, in the order of the file;
+	// created and updated unless the definition says otherwise.
+	Events []string
+}
+
+// Wants reports whether a kind of change starts a run.
+func (t ObjectTrigger) Wants(event string) bool { return slices.Contains(t.Events, event) }
+
+// QueueTrigger starts a run for every message of a source, which is one of the
+// sources of waybill.yaml.
+type QueueTrigger struct {
+	Trigger
+	Source string
 }
 
 // Matches reports whether an arrived object starts a run.
@@ -87,19 +116,22 @@ func (d *definition) on(n *node) {
 			d.object("on.http", h, httpKeys)
 		}
 	}
-	o := n.get("object")
-	if o == nil {
-		return
-	}
-	if o.kind != kindList {
-		d.objectTrigger("on.object", o)
-		return
-	}
-	if len(o.list) == 0 {
-		d.add(o.at, "", "on.object is empty")
-	}
-	for i, x := range o.list {
-		d.objectTrigger(fmt.Sprintf("on.object[%d]", i), x)
+	d.each("on.object", n.get("object"), d.objectTrigger)
+	d.each("on.queue", n.get("queue"), d.queueTrigger)
+}
+
+// each calls read for a trigger, or for every one of a list.
+func (d *definition) each(what string, n *node, read func(string, *node)) {
+	switch {
+	case n == nil:
+	case n.kind != kindList:
+		read(what, n)
+	case len(n.list) == 0:
+		d.add(n.at, "", "%s is empty", what)
+	default:
+		for i, x := range n.list {
+			read(fmt.Sprintf("%s[%d]", what, i), x)
+		}
 	}
 }
 
@@ -107,7 +139,7 @@ func (d *definition) objectTrigger(what string, n *node) {
 	if !d.object(what, n, objectKeys) {
 		return
 	}
-	t := ObjectTrigger{Match: "**"}
+	t := ObjectTrigger{Trigger: d.trigger(what, n), Match: "**", Events: []string{ObjectCreated, ObjectUpdated}}
 	if b := n.get("bucket"); b == nil {
 		d.add(n.at, "", "%s has no bucket", what)
 	} else {
@@ -120,5 +152,49 @@ func (d *definition) objectTrigger(what string, n *node) {
 		}
 		t.Match = s
 	}
+	if s := n.get("settle"); s != nil {
+		t.Settle, _ = d.duration(what+".settle", s)
+	}
+	if e := n.get("events"); e != nil {
+		t.Events = d.words(what+".events", e, objectEvents)
+	}
 	d.plan.On.Objects = append(d.plan.On.Objects, t)
+}
+
+// words reads one of the known words, or a list of them.
+func (d *document) words(what string, n *node, known []string) []string {
+	list := []*node{n}
+	if n.kind == kindList {
+		list = n.list
+	}
+	if len(list) == 0 {
+		d.add(n.at, "", "%s is empty", what)
+	}
+	var out []string
+	for _, x := range list {
+		s, ok := d.str(what, x)
+		switch {
+		case !ok:
+		case !slices.Contains(known, s):
+			d.add(x.at, cmpOr(didYouMean(s, known), "it knows "+strings.Join(known, ", ")), "%s: unknown word %s", what, clip(s))
+		case slices.Contains(out, s):
+			d.add(x.at, "", "%s names %s twice", what, s)
+		default:
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+func (d *definition) queueTrigger(what string, n *node) {
+	if !d.object(what, n, queueKeys) {
+		return
+	}
+	t := QueueTrigger{Trigger: d.trigger(what, n)}
+	if s := n.get("source"); s == nil {
+		d.add(n.at, "name one of the sources of waybill.yaml", "%s has no source", what)
+	} else {
+		t.Source, _ = d.name(what+".source", s, 63)
+	}
+	d.plan.On.Queues = append(d.plan.On.Queues, t)
 }
