@@ -31,9 +31,21 @@ var Arrows = []Row{
 		Instead: "commands that talk to a server belong in internal/cli, those that are one in internal/app",
 	},
 	{
-		Dir:     "facet",
+		Dir: "facet", May: []string{"facet/internal/disk", "facet/internal/segment"},
+		Modules: []string{"golang.org/x/sys"},
 		Why:     "a public engine that other people's programs can use without Waybill",
 		Instead: "what ties it to the catalog belongs in internal/catalog",
+	},
+	{
+		Dir: "facet/internal/*", May: []string{"facet/internal/disk"},
+		Modules: []string{"github.com/RoaringBitmap/roaring/v2", "github.com/klauspost/compress/zstd", "golang.org/x/sys"},
+		Why:     "the files of the facet engine, which know ordinals and bytes and nothing of schemas or queries",
+		Instead: "what a query means belongs in facet",
+	},
+	{
+		Dir: "facet/facettest", May: []string{"facet", "facet/memory"}, Modules: []string{"*"},
+		Why:     "the suite, which compares every index with the one that is its definition",
+		Instead: "what is about one implementation belongs in its own tests",
 	},
 	{
 		Dir: "facet/*", May: []string{"facet"}, Modules: []string{"*"},
