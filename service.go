@@ -219,6 +219,30 @@ type AuditRecord struct {
 	Result  string `json:"result"` // "ok", or a Kind
 }
 
+// Secret describes a secret of the store. Its value never leaves the server.
+type Secret struct {
+	Name      string    `json:"name"`
+	Version   int       `json:"version"` // counts from 1 with every value
+	Masked    bool      `json:"masked"`  // its value is long enough to be masked wherever text leaves
+	CreatedAt time.Time `json:"created_at"`
+	UpdatedAt time.Time `json:"updated_at"`
+	UpdatedBy string    `json:"updated_by,omitempty"`
+}
+
+// Secrets keeps the secrets of the store. There is no way to read a value back.
+type Secrets interface {
+	// SetSecret stores a value under a name, as a new version of it (fresh=false) or
+	// the first. KindInvalid, KindTooLarge: name or value break a rule. KindConflict:
+	// the server's key does not fit the secrets that are there.
+	SetSecret(ctx context.Context, name, value string, by Principal) (s Secret, fresh bool, err error)
+	// Secrets lists all of them by name.
+	Secrets(ctx context.Context) ([]Secret, error)
+	// DeleteSecret forgets a secret with all its versions. KindNotFound: there is none.
+	DeleteSecret(ctx context.Context, name string, by Principal) error
+	// RekeySecrets encrypts all of them with a new key and returns how many.
+	RekeySecrets(ctx context.Context, by Principal) (int, error)
+}
+
 // Health is the state of a server.
 type Health struct {
 	Status string            `json:"status"` // "starting", "ok", "degraded", "stopping"

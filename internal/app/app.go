@@ -32,6 +32,7 @@ import (
 	"github.com/waybill-run/waybill/internal/runner"
 	"github.com/waybill-run/waybill/internal/runner/process"
 	"github.com/waybill-run/waybill/internal/runner/sim"
+	"github.com/waybill-run/waybill/internal/secret"
 	"github.com/waybill-run/waybill/internal/store"
 	"github.com/waybill-run/waybill/internal/store/postgres"
 	"github.com/waybill-run/waybill/internal/store/sqlite"
@@ -50,6 +51,9 @@ type Config struct {
 	URL     string        // address by which units call back; empty means the listener's
 	Units   int           // units at once; 0 leaves it to the project's settings
 	Lease   time.Duration // of messages and of this server; 0 means 15 s
+	// SecretKeyFile holds the key of the store's secrets; empty means WAYBILL_SECRET_KEY or
+	// else a key of its own in Data.
+	SecretKeyFile string
 
 	Version httpd.Version
 	Logger  *slog.Logger
@@ -79,6 +83,8 @@ type Server struct {
 	runners  map[string]runner.Runner
 	arrivals *queue.Worker
 	project  *project.Project
+	kept     *secret.Kept  // secrets of the store
+	secrets  *secret.Chain // what definitions and settings name as ${secret:NAME}
 
 	background sync.WaitGroup
 	stop       context.CancelFunc
@@ -158,7 +164,7 @@ func (s *Server) URL() string { return s.url }
 // Schema is every table of the program.
 func Schema() store.Schema {
 	var all store.Schema
-	for _, part := range []store.Schema{engine.Tables(), object.Tables(), project.Tables(), arrival.Tables(), auth.Tables(), tables()} {
+	for _, part := range []store.Schema{engine.Tables(), object.Tables(), project.Tables(), arrival.Tables(), auth.Tables(), secret.Tables(), tables()} {
 		all = append(all, part...)
 	}
 	return all
@@ -315,6 +321,9 @@ func (s *Server) work(ctx context.Context) error {
 		return err
 	}
 	settings := s.project.Settings()
+	if s.kept, s.secrets, err = openSecrets(ctx, s.store, s.data, s.c.SecretKeyFile, settings.Secrets, nil, s.log); err != nil {
+		return err
+	}
 	admin := queue.NewAdmin(s.store, settings.Queue.HighWater)
 	units := s.c.Units
 	if units == 0 {

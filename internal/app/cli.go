@@ -59,6 +59,7 @@ func serverFlags(cmd *cobra.Command, c *Config) {
 	f.StringVar(&c.Listen, "listen", "127.0.0.1:4040", "address to serve on; port 0 picks a free one")
 	f.StringVar(&c.Store, "store", envOr("WAYBILL_STORE", "sqlite"), "sqlite, or a postgres:// URL (WAYBILL_STORE)")
 	f.StringVar(&c.Blobs, "blobs", "", "folder of objects and logs (default: in the data directory); servers with one store share it")
+	f.StringVar(&c.SecretKeyFile, "secret-key-file", "", "file with the age key of the store's secrets (or WAYBILL_SECRET_KEY; default: a key of its own in the data directory)")
 	f.StringVar(&c.TLSCert, "tls-cert", "", "file with the certificate to serve with")
 	f.StringVar(&c.TLSKey, "tls-key", "", "file with the certificate's key")
 	f.StringSliceVar(&c.Hosts, "host", nil, "further host `name` by which clients may call; repeatable")

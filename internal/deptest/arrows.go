@@ -110,6 +110,11 @@ var Arrows = []Row{
 		Instead: inApp,
 	},
 	{
+		Dir: "internal/secret", May: []string{"", "internal/store"}, Modules: []string{"filippo.io/age"},
+		Why:     "values that never leave memory but for a unit; the less it knows the less can leak",
+		Instead: "declare the method you need as an interface of your own; internal/app wires it",
+	},
+	{
 		Dir: "internal/pipeline", May: []string{""}, Modules: []string{"cel.dev/cel-go", "github.com/goccy/go-yaml"},
 		Why:     "a pure function from YAML to a checked plan; the command line validates with it where there is no server",
 		Instead: "what a runner says of a step comes in through Options.Check; what needs a store belongs in internal/project",

@@ -27,6 +27,7 @@ type Settings struct {
 	Queue     Queue
 	Units     Units
 	Callback  Callback
+	Secrets   Secrets
 }
 
 // Retention says how long what is finished is kept.
@@ -67,12 +68,13 @@ func Default() Settings {
 		Queue:     Queue{HighWater: queue.HighWater},
 		Units:     Units{Max: 16, LogCap: 64 << 20},
 		Callback:  Callback{Grace: Duration(30 * time.Second)},
+		Secrets:   defaultSecrets(),
 	}
 }
 
 // fields are the places that values go to, by their path in the file.
 func (s *Settings) fields() map[string]any {
-	return map[string]any{
+	all := map[string]any{
 		"name":              &s.Name,
 		"retention.runs":    &s.Retention.Runs,
 		"retention.objects": &s.Retention.Objects,
@@ -83,6 +85,10 @@ func (s *Settings) fields() map[string]any {
 		"units.base_env":    &s.Units.BaseEnv,
 		"callback.grace":    &s.Callback.Grace,
 	}
+	for name, field := range s.Secrets.fields() {
+		all["secrets."+name] = field
+	}
+	return all
 }
 
 // Validate reports values that make no sense, as [pipeline.Problems].
@@ -118,6 +124,7 @@ func (s Settings) check(at map[string]place) pipeline.Problems {
 	if s.Callback.Grace <= 0 {
 		add("callback.grace", "expected more than 0")
 	}
+	s.Secrets.check(add)
 	for _, n := range s.Units.BaseEnv {
 		if err := waybill.CheckName(n); err != nil {
 			add("units.base_env", "%v", err)

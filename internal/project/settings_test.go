@@ -58,6 +58,10 @@ units:
   base_env: [HOME_REGION, "TZ"]
 callback:
   grace: 1m30s
+secrets:
+  providers: [file, store]
+  env_prefix: APP_
+  file_dir: /etc/app-secrets
 `)
 	if err != nil {
 		t.Fatal(err)
@@ -69,6 +73,7 @@ callback:
 		Queue:     project.Queue{HighWater: 5000},
 		Units:     project.Units{Max: 7, LogCap: 8 << 20, BaseEnv: []string{"HOME_REGION", "TZ"}},
 		Callback:  project.Callback{Grace: project.Duration(90 * time.Second)},
+		Secrets:   project.Secrets{Providers: []string{"file", "store"}, EnvPrefix: "APP_", FileDir: "/etc/app-secrets"},
 	}
 	if diff := cmp.Diff(want, s); diff != "" {
 		t.Errorf("settings differ (-want +got):\n%s", diff)
@@ -81,10 +86,15 @@ func TestBadSettings(t *testing.T) {
 		"nam: x":                              "waybill.yaml:1:1: unknown key nam (did you mean name?)",
 		"retention:\n  objcts: 3d":            "waybill.yaml:2:3: unknown key retention.objcts (did you mean objects?)",
 		"queue: {\n  wildly_wrong: 1\n}":      "waybill.yaml:2:3: unknown key queue.wildly_wrong (there are high_water)",
-		"pools: {}":                           "waybill.yaml:1:1: unknown key pools (there are callback, name, queue, retention, units)",
+		"pools: {}":                           "waybill.yaml:1:1: unknown key pools (there are callback, name, queue, retention, secrets, units)",
 		"units:\n  max: many":                 `waybill.yaml:2:8: units.max: expected a whole number, found "many"`,
 		"units:\n  max: 1.5":                  `waybill.yaml:2:8: units.max: expected a whole number, found "1.5"`,
 		"units:\n  max: 99999999999999999999": `waybill.yaml:2:8: units.max: expected a whole number, found "99999999999999999999"`,
+		"secrets: {providers: [vault]}":       `waybill.yaml:1:22: secrets.providers: there is no provider "vault"; there are store, env, file`,
+		"secrets: {providers: [env, env]}":    "waybill.yaml:1:22: secrets.providers: env is named twice",
+		"secrets: {providers: []}":            "waybill.yaml:1:22: secrets.providers: expected at least one of store, env, file",
+		"secrets: {env_prefix: ''}":           "waybill.yaml:1:23: secrets.env_prefix: expected at least three characters without blanks and =",
+		"secrets: {file_dir: here}":           `waybill.yaml:1:21: secrets.file_dir: expected an absolute path, found "here"`,
 		"units: {max: [1]}":                   "waybill.yaml:1:14: units.max: expected one value",
 		"units: {max: 0}":                     "waybill.yaml:1:14: units.max: expected a number from 1 to 10000",
 		"units: {log_cap: 12}":                "waybill.yaml:1:18: units.log_cap: expected at least 1024 bytes",
@@ -101,7 +111,7 @@ func TestBadSettings(t *testing.T) {
 		"name: ${env:NOPE":                    "waybill.yaml:1:7: name: the environment has no variable NOPE",
 		"name: a\nname: b":                    `waybill.yaml:2:1: mapping key "name" already defined at [1:1]`,
 		"name: [":                             "waybill.yaml:1:7: sequence end token ']' not found",
-		"- name":                              "waybill.yaml:1:1: waybill.yaml: expected an object with callback, name, queue, retention, units",
+		"- name":                              "waybill.yaml:1:1: waybill.yaml: expected an object with callback, name, queue, retention, secrets, units",
 		"name: a\n---\nname: b":               "waybill.yaml:3:5: several documents in one file",
 		"name: &n a\nqueue: {high_water: *n}": "waybill.yaml:1:7: name: expected one value\nwaybill.yaml:2:21: queue.high_water: expected one value",
 		"name: " + strings.Repeat("x", 101):   "waybill.yaml:1:7: name: expected one line of up to 100 bytes",

@@ -1,0 +1,80 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+
+	"github.com/waybill-run/waybill"
+	"github.com/waybill-run/waybill/internal/project"
+	"github.com/waybill-run/waybill/internal/secret"
+	"github.com/waybill-run/waybill/internal/store"
+)
+
+// secretKeyFile is the key of the store's secrets in the data directory, unless one
+// is given.
+const secretKeyFile = "secret-key"
+
+// secretKey is the key that a server of this data directory uses: from the file that
+// was named, from the environment, or its own.
+func secretKey(file string, d *dataDir) (*secret.Key, error) {
+	text := os.Getenv(secret.KeyVariable)
+	switch {
+	case file != "" && text != "":
+		return nil, waybill.E(waybill.KindInvalid, "the key of secrets is given twice, with --secret-key-file and %s", secret.KeyVariable)
+	case file != "":
+		return secret.KeyFile(file)
+	case text != "":
+		return secret.GivenKey(text, secret.KeyVariable)
+	}
+	return secret.ManagedKey(d.join(secretKeyFile))
+}
+
+// openSecrets opens the store's secrets and the chain of providers that definitions
+// and settings are resolved with. learned gets every value before it is used.
+func openSecrets(ctx context.Context, st store.Store, d *dataDir, keyFile string, set project.Secrets, learned func(...string), log *slog.Logger) (*secret.Kept, *secret.Chain, error) {
+	key, err := secretKey(keyFile, d)
+	if err != nil {
+		return nil, nil, err
+	}
+	kept := secret.NewKept(st, key, maskable)
+	if err := kept.Check(ctx); err != nil {
+		// Runs without secrets of the store are not held up: those that need one fail and say so.
+		if !waybill.IsKind(err, waybill.KindConflict) {
+			return nil, nil, err
+		}
+		log.Error("secrets of the store cannot be used", "err", err)
+	}
+	var providers []secret.Provider
+	for _, name := range set.Providers {
+		switch name {
+		case "store":
+			providers = append(providers, kept)
+		case "env":
+			providers = append(providers, secret.Env{Prefix: set.EnvPrefix})
+		case "file":
+			providers = append(providers, secret.Dir{Path: set.FileDir})
+		}
+	}
+	return kept, secret.NewChain(learned, providers...), nil
+}
+
+// OpenSecrets opens the secrets of a server that is stopped.
+func OpenSecrets(ctx context.Context, data, where, keyFile string) (waybill.Secrets, func() error, error) {
+	d, err := openDataDir(data)
+	if err != nil {
+		return nil, nil, err
+	}
+	key, err := secretKey(keyFile, d)
+	if err != nil {
+		return nil, nil, errors.Join(err, d.Close())
+	}
+	st, err := openStore(ctx, where, d, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return nil, nil, errors.Join(err, d.Close())
+	}
+	return secret.NewKept(st, key, maskable), func() error { return errors.Join(st.Close(), d.Close()) }, nil
+}
+
+func maskable(value string) bool { return len(value) >= 4 }
