@@ -88,6 +88,10 @@ type Options struct {
 	New func(t *testing.T) Harness
 	// Shell says that Spec.Args of /bin/sh with POSIX tools are really executed.
 	Shell bool
+	// Request says that units are no programs but something that is asked of another
+	// machine: the runner writes their log, which names every Line of the program, they
+	// end with code 0 or with code 1 and a reason, and none ignores a request to stop.
+	Request bool
 	// ExtraEnv names the variables that the platform adds to the environment.
 	ExtraEnv []string
 	// Patience is how long the suite waits for what must happen. Default 20 s.
@@ -126,19 +130,19 @@ func Run(t *testing.T, o Options) {
 		{"BadProgram", testBadProgram, needBadProgram},
 		{"BadSpec", testBadSpec, nil},
 		{"ExitCodes", testExitCodes, nil},
-		{"Signals", testSignals, nil},
+		{"Signals", testSignals, needProgram},
 		{"Times", testTimes, nil},
-		{"LogInOrder", testLogInOrder, nil},
+		{"LogInOrder", testLogInOrder, needProgram},
 		{"LogAppends", testLogAppends, nil},
 		{"LogIsPrompt", testLogPrompt, nil},
-		{"LogCap", testLogCap, nil},
-		{"LogCapNotReached", testLogCapNotReached, nil},
-		{"LogBinary", testLogBinary, nil},
+		{"LogCap", testLogCap, needProgram},
+		{"LogCapNotReached", testLogCapNotReached, needProgram},
+		{"LogBinary", testLogBinary, needProgram},
 		{"WaitRepeated", testWaitRepeated, nil},
 		{"WaitContext", testWaitContext, nil},
 		{"StopPolite", testStopPolite, nil},
-		{"StopKills", testStopKills, nil},
-		{"StopSoonerWins", testStopSooner, nil},
+		{"StopKills", testStopKills, needProgram},
+		{"StopSoonerWins", testStopSooner, needProgram},
 		{"StopRacesExit", testStopRacesExit, nil},
 		{"Unknown", testUnknown, nil},
 		{"Recover", testRecover, nil},
@@ -173,13 +177,22 @@ func Run(t *testing.T, o Options) {
 		}
 	})
 	// Alone, because they measure this process.
-	t.Run("LongLine", func(t *testing.T) { testLongLine(t, newSuite(t, o)) })
+	if !o.Request {
+		t.Run("LongLine", func(t *testing.T) { testLongLine(t, newSuite(t, o)) })
+	}
 	t.Run("NoGoroutineLeft", func(t *testing.T) { testNoGoroutineLeft(t, o) })
 }
 
 func needShell(o Options, _ Harness) string {
 	if !o.Shell {
 		return "this runner executes no real program"
+	}
+	return ""
+}
+
+func needProgram(o Options, _ Harness) string {
+	if o.Request {
+		return "a unit of this runner is a request, not a program"
 	}
 	return ""
 }
@@ -296,6 +309,14 @@ func (s *suite) wait(t *testing.T, h runner.Handle) runner.Exit {
 func (s *suite) run(t *testing.T, sp runner.Spec) runner.Exit {
 	t.Helper()
 	return s.wait(t, s.start(t, sp))
+}
+
+// code is the exit code that a unit ends with whose program says so.
+func (s *suite) code(exit int) int {
+	if s.o.Request {
+		return min(exit, 1)
+	}
+	return exit
 }
 
 func readLog(t *testing.T, sp runner.Spec) string {

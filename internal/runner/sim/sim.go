@@ -77,9 +77,12 @@ func (r *Runner) Name() string { return Name }
 
 // Check says what is wrong with the settings.
 func (r *Runner) Check(_ []string, with json.RawMessage) error {
-	_, err := parse(with)
+	_, err := parse(with, runner.DecodeOpen)
 	return err
 }
+
+// Settings implements [runner.Described].
+func (r *Runner) Settings() any { return Settings{} }
 
 var unitName = regexp.MustCompile(`^[a-z0-9-]{1,63}$`)
 
@@ -92,7 +95,7 @@ func (r *Runner) Start(ctx context.Context, s runner.Spec) (runner.Handle, error
 	if !unitName.MatchString(s.Unit) {
 		return h, waybill.E(waybill.KindInvalid, "%q is no name of a unit", s.Unit).WithOp("start", s.Unit)
 	}
-	set, err := parse(s.With)
+	set, err := parse(s.With, runner.Decode)
 	if err != nil {
 		return h, err
 	}

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"sync"
 	"time"
@@ -20,7 +19,7 @@ type unit struct {
 	spec runner.Spec
 	set  Settings
 	fail bool // one of those that fail first
-	out  *capped
+	out  *runner.Log
 
 	started time.Time
 	killed  context.Context // ends when it is killed; its cause is a cut
@@ -41,12 +40,12 @@ type cut struct{ signal, reason string }
 func (c cut) Error() string { return "ended by " + c.signal }
 
 func newUnit(r *Runner, s runner.Spec, set Settings, fail bool) (*unit, error) {
-	f, err := os.OpenFile(s.Log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	out, err := runner.OpenLog(s.Log, s.LogCap)
 	if err != nil {
 		return nil, err
 	}
 	u := &unit{
-		r: r, spec: s, set: set, fail: fail, out: &capped{f: f, limit: s.LogCap, last: '\n'},
+		r: r, spec: s, set: set, fail: fail, out: out,
 		started: time.Now(), done: make(chan struct{}),
 	}
 	u.killed, u.cut = context.WithCancelCause(context.Background())
@@ -66,11 +65,8 @@ func (u *unit) live() {
 		}
 	}
 	u.mu.Unlock()
-	if err := u.out.close(); err != nil {
-		end.Message = "the log is not complete: " + err.Error()
-	}
+	u.out.Close(&end)
 	end.StartedAt, end.EndedAt = u.started.UTC().Round(0), time.Now().UTC().Round(0)
-	end.LogBytes, end.Truncated = u.out.total, u.out.total > u.out.kept
 	u.exit = end
 	close(u.done)
 	u.cut(nil)
@@ -260,46 +256,3 @@ func (u *unit) stop(grace time.Duration) {
 }
 
 func (u *unit) kill(reason string) { u.cut(cut{signal: "SIGKILL", reason: reason}) }
-
-// capped is a log that keeps what fits and counts the rest. It never fails: a
-// unit does not notice what becomes of its log.
-type capped struct {
-	f     *os.File
-	limit int64
-	total int64
-	kept  int64
-	last  byte
-	err   error
-}
-
-func (c *capped) Write(b []byte) (int, error) {
-	n := len(b)
-	c.total += int64(n)
-	if c.limit > 0 {
-		b = b[:min(int64(n), c.limit-c.kept)]
-	}
-	if len(b) > 0 && c.err == nil {
-		var k int
-		k, c.err = c.f.Write(b)
-		c.kept += int64(k)
-		if k > 0 {
-			c.last = b[k-1]
-		}
-	}
-	return n, nil
-}
-
-// close ends the log. When some of it was dropped, its last line says so.
-func (c *capped) close() error {
-	if c.total > c.kept && c.err == nil {
-		nl := ""
-		if c.last != '\n' {
-			nl = "\n"
-		}
-		_, c.err = fmt.Fprintf(c.f, "%s[waybill] the log was cut at %d bytes, %d more were dropped\n", nl, c.kept, c.total-c.kept)
-	}
-	if err := c.f.Close(); c.err == nil {
-		c.err = err
-	}
-	return c.err
-}

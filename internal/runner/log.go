@@ -1,0 +1,64 @@
+package runner
+
+import (
+	"fmt"
+	"os"
+)
+
+// Log is the log of a unit that lives in this process: it keeps what fits under a
+// cap and counts the rest. Writing never fails, as a unit does not notice what
+// becomes of its log. For one goroutine.
+type Log struct {
+	f     *os.File
+	limit int64
+	total int64
+	kept  int64
+	last  byte
+	err   error
+}
+
+// OpenLog opens a log file for appending at most limit bytes; 0 means no cap.
+func OpenLog(path string, limit int64) (*Log, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	return &Log{f: f, limit: limit, last: '\n'}, nil
+}
+
+// Write implements io.Writer and returns no error.
+func (c *Log) Write(b []byte) (int, error) {
+	n := len(b)
+	c.total += int64(n)
+	if c.limit > 0 {
+		b = b[:min(int64(n), c.limit-c.kept)]
+	}
+	if len(b) > 0 && c.err == nil {
+		var k int
+		k, c.err = c.f.Write(b)
+		c.kept += int64(k)
+		if k > 0 {
+			c.last = b[k-1]
+		}
+	}
+	return n, nil
+}
+
+// Close ends the log and notes it in the exit. When some of it was dropped, its
+// last line says so.
+func (c *Log) Close(e *Exit) {
+	if c.total > c.kept && c.err == nil {
+		nl := ""
+		if c.last != '\n' {
+			nl = "\n"
+		}
+		_, c.err = fmt.Fprintf(c.f, "%s[waybill] the log was cut at %d bytes, %d more were dropped\n", nl, c.kept, c.total-c.kept)
+	}
+	if err := c.f.Close(); c.err == nil {
+		c.err = err
+	}
+	if c.err != nil {
+		e.Message = "the log is not complete: " + c.err.Error()
+	}
+	e.LogBytes, e.Truncated = c.total, c.total > c.kept
+}
