@@ -2,6 +2,7 @@ package waybill
 
 import (
 	"context"
+	"strings"
 	"time"
 )
 
@@ -103,4 +104,16 @@ type Notifications interface {
 	// TestNotification sends a sample at once, without the queue, and returns what
 	// went wrong.
 	TestNotification(ctx context.Context, name string) error
+}
+
+// ValidTraceparent reports whether s is a traceparent of the W3C Trace Context
+// recommendation, version 00 (https://www.w3.org/TR/trace-context/), with ids that
+// are not zero.
+func ValidTraceparent(s string) bool {
+	if len(s) != 55 || s[:3] != "00-" || s[35] != '-' || s[52] != '-' {
+		return false
+	}
+	zero := func(part string) bool { return strings.Trim(part, "0") == "" }
+	hex := func(part string) bool { return strings.Trim(part, "0123456789abcdef") == "" }
+	return hex(s[3:35]) && hex(s[36:52]) && hex(s[53:]) && !zero(s[3:35]) && !zero(s[36:52])
 }

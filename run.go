@@ -9,13 +9,16 @@ import (
 // Run is one execution of a pipeline. It keeps the version of the definition it
 // started with.
 type Run struct {
-	ID         string    `json:"id"`
-	Tenant     string    `json:"tenant"`
-	Pipeline   string    `json:"pipeline"`
-	Version    int       `json:"version"`
-	Status     Status    `json:"status"`
-	Error      string    `json:"error,omitempty"` // why it did not succeed
-	Event      Event     `json:"event"`           // what started it
+	ID       string `json:"id"`
+	Tenant   string `json:"tenant"`
+	Pipeline string `json:"pipeline"`
+	Version  int    `json:"version"`
+	Status   Status `json:"status"`
+	Error    string `json:"error,omitempty"` // why it did not succeed
+	Event    Event  `json:"event"`           // what started it
+	// Labels are those of its definition, by which runs can be found.
+	Labels map[string]string `json:"labels,omitempty"`
+
 	Params     Vars      `json:"params"`
 	Given      Vars      `json:"given"` // variables given with the start
 	Vars       Vars      `json:"vars"`
@@ -35,6 +38,11 @@ type Run struct {
 	// Failed is the step whose failure the run has; those of on_failure and always that
 	// fail later do not change it.
 	Failed string `json:"failed_step,omitempty"`
+	Group  string `json:"group,omitempty"` // the steps it is at: "", on_failure, always
+	// Forced: it was canceled again, so that the steps of always end too. HandlerFailed: a
+	// step of on_failure has failed.
+	Forced        bool `json:"forced,omitempty"`
+	HandlerFailed bool `json:"handler_failed,omitempty"`
 }
 
 // Parent is the step that started a run.
@@ -85,6 +93,7 @@ type Step struct {
 	Reused     string    `json:"reused_from,omitempty"`   // the run whose result it is, in a run that repeats another
 	Cells      *Cells    `json:"cells,omitempty"`         // of a step with a matrix: its cells
 	Cell       *Cell     `json:"cell,omitempty"`          // of a cell
+	Set        Vars      `json:"set"`                     // of a cell: variables that the run takes when all cells have ended
 }
 
 // Cells sums up the cells of a step with a matrix. Each cell is a step of its own, named
@@ -96,6 +105,9 @@ type Cells struct {
 	Succeeded int `json:"succeeded"`
 	Failed    int `json:"failed"` // ended otherwise, cancelled ones left out
 	Canceled  int `json:"canceled"`
+
+	First      string `json:"first_failed,omitempty"` // the cell that failed first
+	FirstIndex int    `json:"first_failed_index,omitempty"`
 }
 
 // Cell is the place of a cell in its matrix.
@@ -221,6 +233,9 @@ type Event struct {
 	Time    time.Time       `json:"time"`
 	Object  *Object         `json:"object,omitempty"` // with type "object"
 	Data    json.RawMessage `json:"data,omitempty"`
+	// Traceparent is that of whoever made the event, if it gave one (W3C Trace Context,
+	// an extension of CloudEvents).
+	Traceparent string `json:"traceparent,omitempty"`
 }
 
 // Object is one version of a named thing in a bucket.
