@@ -49,7 +49,24 @@ type StartRequest struct {
 	Vars           Vars
 	Params         Vars
 	IdempotencyKey string
+	Delay          time.Duration // how long it waits before its first step; 0 does not
+	Priority       *int          // nil is that of the pipeline
 	By             Principal
+}
+
+// Answer is the answer to an approval.
+type Answer struct {
+	Decision Decision
+	Comment  string
+	Values   Vars // what was filled into the form, when approved
+}
+
+// SlotInfo describes a slot that is held.
+type SlotInfo struct {
+	Key     string   `json:"key"`
+	Limit   int      `json:"limit"`
+	Holders []string `json:"holders"` // runs
+	Waiting int      `json:"waiting"`
 }
 
 // RunFilter selects runs. Empty fields select all.
@@ -76,9 +93,19 @@ type Runs interface {
 	StartRun(ctx context.Context, r StartRequest) (run Run, fresh bool, err error)
 	Run(ctx context.Context, id string) (RunDetail, error)
 	Runs(ctx context.Context, f RunFilter) (Page[Run], error)
-	// CancelRun asks a run to end; units are stopped. Canceling a run that has
-	// ended is KindConflict, canceling twice is no error.
-	CancelRun(ctx context.Context, id, reason string, by Principal) (Run, error)
+	// CancelRun asks a run to end; units are stopped, then the steps of always run.
+	// Canceling a run that has ended is KindConflict, canceling twice is no error. With
+	// force the steps of always end too, or do not begin.
+	CancelRun(ctx context.Context, id, reason string, force bool, by Principal) (Run, error)
+	// PauseRun keeps new steps of a run from beginning, or lets them begin again. What
+	// runs goes on. Pausing twice is no error; KindConflict: the run has ended.
+	PauseRun(ctx context.Context, id string, pause bool, by Principal) (Run, error)
+	// Answer answers an approval. The first answer counts; the same one told again is no
+	// error. KindForbidden: by may not. KindConflict: it was answered otherwise.
+	// KindGone: it expired or ended. KindInvalid: the form is not filled in as it asks.
+	Answer(ctx context.Context, run, step string, a Answer, by Principal) (Attempt, error)
+	// Slots lists the slots that are held, by key.
+	Slots(ctx context.Context, limit int, cursor string) (Page[SlotInfo], error)
 	// RetryRun starts a new run like an ended one: same definition version, event,
 	// params and variables. With from, steps before it keep their results and are
 	// not run again.

@@ -9,30 +9,40 @@ import (
 
 	"github.com/waybill-run/waybill"
 	"github.com/waybill-run/waybill/internal/fault"
+	"github.com/waybill-run/waybill/internal/pipeline"
 	"github.com/waybill-run/waybill/internal/queue"
 	"github.com/waybill-run/waybill/internal/store"
 )
 
 // runMsg is a message in the lane of a run.
 type runMsg struct {
-	Kind    string `json:"kind"` // start, ended, cancel, retry
+	// Kind is start, ended (a unit's attempt), timer, answered, child (what happened to
+	// the attempt of a control step), granted, skipped (from a slot), cancel, pause,
+	// resume or retry.
+	Kind    string `json:"kind"`
 	Attempt string `json:"attempt,omitempty"`
 	By      string `json:"by,omitempty"`
 	Reason  string `json:"reason,omitempty"`
 	Step    string `json:"step,omitempty"`
+	Slot    string `json:"slot,omitempty"`
+	Force   bool   `json:"force,omitempty"`
 }
 
 // unitMsg is the message that makes an attempt. It carries what the unit needs,
 // so that the node that takes it reads nothing else.
 type unitMsg struct {
-	Attempt  waybill.Attempt `json:"attempt"`
-	Pipeline string          `json:"pipeline"`
-	Version  int             `json:"version"`
-	Event    waybill.Event   `json:"event"`
-	Args     []string        `json:"args,omitempty"`
-	Env      []string        `json:"env,omitempty"`
-	With     json.RawMessage `json:"with,omitempty"`
-	Vars     waybill.Vars    `json:"vars"` // those that begin with the prefix
+	Attempt  waybill.Attempt  `json:"attempt"`
+	Pipeline string           `json:"pipeline"`
+	Version  int              `json:"version"`
+	Event    waybill.Event    `json:"event"`
+	Args     []string         `json:"args,omitempty"`
+	Env      []string         `json:"env,omitempty"`
+	With     json.RawMessage  `json:"with,omitempty"`
+	Vars     waybill.Vars     `json:"vars"` // those that are handed to the unit
+	Inputs   []pipeline.Input `json:"inputs,omitempty"`
+	Puts     []pipeline.Put   `json:"puts,omitempty"`
+	Cell     *waybill.Cell    `json:"cell,omitempty"`
+	Tag      int64            `json:"tag,omitempty"` // see fair
 }
 
 // advance is the handler of the topic "run".
@@ -44,8 +54,11 @@ func (e *Engine) advance(ctx context.Context, m *store.Msg) (*store.Commit, erro
 	if msg.Kind == "retry" {
 		return e.retryBuried(ctx, m.Key, msg)
 	}
-	s, revs, err := e.load(ctx, m.Tenant, m.Key)
+	k, err := e.load(ctx, m.Tenant, m.Key)
 	if errors.Is(err, store.ErrNotFound) {
+		if msg.Kind != "start" {
+			return nil, nil // it ended long ago, and this came late
+		}
 		return nil, queue.Bury("there is no run %s", m.Key)
 	}
 	if waybill.IsKind(err, waybill.KindNotFound) || waybill.IsKind(err, waybill.KindInvalid) {
@@ -54,12 +67,31 @@ func (e *Engine) advance(ctx context.Context, m *store.Msg) (*store.Commit, erro
 	if err != nil {
 		return nil, err
 	}
+	c := &store.Commit{Tenant: m.Tenant}
 	in := input{}
+	s := k.state
 	switch msg.Kind {
 	case "start":
 		in.start = true
 	case "cancel":
-		in.cancel = &cancelInput{msg.By, msg.Reason}
+		in.cancel = &cancelInput{msg.By, msg.Reason, msg.Force}
+	case "pause", "resume":
+		in.pause = &pauseInput{msg.By}
+	case "granted":
+		if s.run.Status.Terminal() || s.begun() || s.run.Held >= len(s.run.Slots) || s.run.Slots[s.run.Held].Key != msg.Slot {
+			return nil, nil
+		}
+		in.granted = true
+	case "skipped":
+		in.skipped = msg.Reason
+	case "timer", "answered", "child":
+		if in.ended, err = e.settle(ctx, m.Tenant, s.plan, msg, c); err != nil {
+			return nil, err
+		}
+		if in.ended == nil {
+			e.remember(m, k, c)
+			return c, nil
+		}
 	case "ended":
 		a, _, err := e.attempt(ctx, m.Tenant, msg.Attempt)
 		if err != nil {
@@ -73,96 +105,166 @@ func (e *Engine) advance(ctx context.Context, m *store.Msg) (*store.Commit, erro
 		return nil, queue.Bury("unknown message %q", msg.Kind)
 	}
 	d := s.apply(in, e.now())
-	return e.commit(ctx, s, revs, d)
+	if err := e.commit(ctx, k, d, c); err != nil {
+		return nil, err
+	}
+	e.remember(m, k, c)
+	fault.At("run.commit")
+	return c, nil
 }
 
-// load reads a run, its steps and their revisions.
-func (e *Engine) load(ctx context.Context, tenant, id string) (*state, map[string]int64, error) {
-	row, err := e.o.Store.Get(ctx, tenant, tableRun, id)
-	if err != nil {
-		return nil, nil, err
-	}
-	s := &state{run: &waybill.Run{}, steps: map[string]*waybill.Step{}}
-	if err := json.Unmarshal(row.Val, s.run); err != nil {
-		return nil, nil, queue.Bury("run %s cannot be read: %v", id, err)
-	}
-	revs := map[string]int64{"": row.Rev}
-	if s.plan, _, err = e.o.Plans.Plan(ctx, s.run.Pipeline, s.run.Version); err != nil {
-		return nil, nil, err
-	}
-	if s.run.Status == waybill.StatusQueued && s.run.Of == "" {
-		return s, revs, nil // nothing has begun
-	}
-	rows, err := e.o.Store.Scan(ctx, tenant, tableStep, id+"/", 0)
-	if err != nil {
-		return nil, nil, err
-	}
-	for _, r := range rows {
-		st := &waybill.Step{}
-		if err := json.Unmarshal(r.Val, st); err != nil {
-			return nil, nil, queue.Bury("step %s cannot be read: %v", r.Key, err)
-		}
-		s.steps[st.Name], revs[st.Name] = st, r.Rev
-	}
-	return s, revs, nil
-}
-
-// commit turns a decision into one commit.
-func (e *Engine) commit(ctx context.Context, s *state, revs map[string]int64, d decision) (*store.Commit, error) {
+// commit turns a decision into the rest of a commit.
+func (e *Engine) commit(ctx context.Context, k *known, d decision, c *store.Commit) error {
+	s := k.state
 	id := s.run.ID
-	c := &store.Commit{Tenant: s.run.Tenant}
+	// A sub-pipeline that cannot be started ends its step, which may begin others.
+	for i := 0; i < len(d.attempts); i++ {
+		n := &d.attempts[i]
+		if n.step.Runner != pipeline.RunnerPipeline {
+			continue
+		}
+		err := e.beginChild(ctx, s, n, c)
+		switch waybill.KindOf(err) {
+		case "":
+			continue
+		case waybill.KindInvalid, waybill.KindMalformed, waybill.KindNotFound, waybill.KindGone, waybill.KindTooLarge, waybill.KindConflict:
+		default:
+			return err
+		}
+		a := n.attempt
+		a.Phase, a.Status, a.Reason, a.Error, a.FinishedAt = waybill.PhaseTerminal, waybill.StatusFailed, "not_started", err.Error(), e.now()
+		d.join(s.apply(input{ended: a}, e.now()))
+	}
 	add := func(table, key string, rev int64, val any) error {
 		p, err := put(table, key, rev, val)
 		c.Puts = append(c.Puts, p)
 		return err
 	}
 	if d.changed {
-		if err := add(tableRun, id, revs[""], s.run); err != nil {
-			return nil, err
+		if err := add(tableRun, id, k.revs[""], s.run); err != nil {
+			return err
 		}
+		k.revs[""]++
 	}
 	for _, st := range d.steps {
-		if err := add(tableStep, id+"/"+st.Name, revs[st.Name], st); err != nil {
-			return nil, err
+		if err := add(tableStep, id+"/"+st.Name, k.revs[st.Name], st); err != nil {
+			return err
 		}
+		k.revs[st.Name]++
 	}
-	for _, n := range d.attempts {
-		if err := add(tableAttempt, n.attempt.Key(), 0, n.attempt); err != nil {
-			return nil, err
+	for i := range d.attempts {
+		if err := e.order(k, &d.attempts[i], c); err != nil {
+			return err
 		}
-		msg := unitMsg{
-			Attempt: *n.attempt, Pipeline: s.run.Pipeline, Version: s.run.Version, Event: s.run.Event,
-			Args: n.built.Args, Env: n.built.Env, With: n.built.With,
-		}
-		for _, name := range s.run.Vars.Names() {
-			if prefixed(name, s.plan.Prefix) {
-				v, _ := s.run.Vars.Get(name)
-				msg.Vars.Set(name, v)
-			}
-		}
-		body, err := json.Marshal(msg)
-		if err != nil {
-			return nil, err
-		}
-		c.Sends = append(c.Sends, store.Send{
-			Topic: queue.TopicUnit, Key: n.attempt.Key(), Body: body, Delay: n.delay, Priority: s.run.Priority,
-		})
 	}
 	for _, key := range d.stop {
 		if err := e.stopAttempt(ctx, s.run.Tenant, key, c); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	for _, st := range d.killers {
 		p, err := e.killerLetter(s.run, st)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		c.Puts = append(c.Puts, p)
 	}
+	if d.acquire != nil {
+		if err := send(c, queue.TopicSlot, d.acquire.Key, 0, slotMsg{
+			Kind: "acquire", Run: id, Limit: d.acquire.Limit, Policy: d.acquire.Policy, Priority: s.run.Priority,
+		}); err != nil {
+			return err
+		}
+	}
+	if d.ended {
+		if err := e.closing(s.run, c); err != nil {
+			return err
+		}
+	}
 	c.Events = append(c.Events, events(id, d.records)...)
-	fault.At("run.commit")
-	return c, nil
+	return nil
+}
+
+// join adds what followed from a decision.
+func (d *decision) join(more decision) {
+	d.changed, d.ended = d.changed || more.changed, d.ended || more.ended
+	for _, st := range more.steps {
+		d.touch(st)
+	}
+	d.attempts = append(d.attempts, more.attempts...)
+	d.stop = append(d.stop, more.stop...)
+	d.killers = append(d.killers, more.killers...)
+	d.records = append(d.records, more.records...)
+}
+
+// closing adds to the commit that ends a run what others wait for: its places, and the
+// step that started it.
+func (e *Engine) closing(r *waybill.Run, c *store.Commit) error {
+	for i, slot := range r.Slots {
+		if i > r.Held {
+			break // never asked for
+		}
+		if err := send(c, queue.TopicSlot, slot.Key, 0, slotMsg{Kind: "release", Run: r.ID, Priority: r.Priority}); err != nil {
+			return err
+		}
+	}
+	if p := r.Parent; p != nil {
+		return send(c, queue.TopicRun, p.Run, r.Priority, runMsg{Kind: "child", Attempt: waybill.AttemptKey(p.Run, p.Step, p.Attempt)})
+	}
+	return nil
+}
+
+// order adds an attempt and what makes it to a commit.
+func (e *Engine) order(k *known, n *newAttempt, c *store.Commit) error {
+	s, a := k.state, n.attempt
+	p, err := put(tableAttempt, a.Key(), 0, a)
+	if err != nil {
+		return err
+	}
+	c.Puts = append(c.Puts, p)
+	if n.step.Control() {
+		if a.Phase == waybill.PhaseTerminal {
+			return nil
+		}
+		data := map[string]any{"attempt": a.Key(), "step": a.Step}
+		kind, until := "attempt.waiting", a.Until
+		switch a.Runner {
+		case pipeline.RunnerApproval:
+			kind, until = "approval.asked", a.Approval.ExpiresAt
+			data["message"], data["role"] = a.Approval.Message, a.Approval.Role
+		case pipeline.RunnerPipeline:
+			kind, until = "attempt.running", a.Deadline.Add(n.delay)
+			data["run"] = a.Child
+		}
+		if !until.IsZero() {
+			data["until"] = until
+			if err := e.arm(c, a.Key(), a.Run, until, runMsg{Kind: "timer", Attempt: a.Key()}); err != nil {
+				return err
+			}
+		}
+		c.Events = append(c.Events, events(a.Run, []record{{kind, data, e.now()}})...)
+		return nil
+	}
+	msg := unitMsg{
+		Attempt: *a, Pipeline: s.run.Pipeline, Version: s.run.Version, Event: s.run.Event,
+		Args: n.built.Args, Env: n.built.Env, With: n.built.With, Inputs: n.built.Inputs, Puts: n.built.Puts, Cell: n.cell,
+	}
+	for _, name := range s.run.Vars.Names() {
+		if n.step.Inherits(name, s.plan.Prefix) {
+			v, _ := s.run.Vars.Get(name)
+			msg.Vars.Set(name, v)
+		}
+	}
+	behind := e.fair.place(queue.TopicUnit, s.run.Pipeline, e.now())
+	msg.Tag = behind.tag
+	body, err := json.Marshal(msg)
+	if err != nil {
+		return err
+	}
+	c.Sends = append(c.Sends, store.Send{
+		Topic: queue.TopicUnit, Key: a.Key(), Body: body, Delay: n.delay, Priority: n.priority, Behind: behind.by,
+	})
+	return nil
 }
 
 // stopAttempt adds to a commit what makes an attempt end: its node is told, or,
@@ -181,7 +283,12 @@ func (e *Engine) stopAttempt(ctx context.Context, tenant, key string, c *store.C
 	now := e.now()
 	a.Stop = string(waybill.StatusCanceled)
 	kind, data := "attempt.stopping", map[string]any{"attempt": key, "step": a.Step}
-	if a.Phase == waybill.PhaseQueued {
+	if a.Child != "" {
+		// Its run ends first; that ends the attempt.
+		if err := send(c, queue.TopicRun, a.Child, 1, runMsg{Kind: "cancel", By: "run " + a.Run, Reason: "its step was canceled"}); err != nil {
+			return err
+		}
+	} else if a.Phase == waybill.PhaseQueued || a.Status == waybill.StatusWaiting {
 		a.Phase, a.Status, a.FinishedAt, a.Error = waybill.PhaseTerminal, waybill.StatusCanceled, now, "canceled before it started"
 		kind, data["status"] = "attempt.ended", a.Status
 		body, err := json.Marshal(runMsg{Kind: "ended", Attempt: key})
@@ -198,7 +305,8 @@ func (e *Engine) stopAttempt(ctx context.Context, tenant, key string, c *store.C
 
 // advanced tells the units of this node what a commit asks of them. Other nodes
 // hear it from the event.
-func (e *Engine) advanced(_ *store.Msg, c *store.Commit) {
+func (e *Engine) advanced(m *store.Msg, c *store.Commit) {
+	e.known.keep(m)
 	for _, ev := range c.Events {
 		if ev.Kind == "attempt.stopping" {
 			var d struct{ Attempt string }
@@ -252,10 +360,14 @@ func (e *Engine) runBuried(ctx context.Context, m *store.Msg, reason string) (*s
 	}
 	r.Status, r.FinishedAt, r.Error = waybill.StatusFailed, e.now(), "dead letter: "+reason
 	p, err := put(tableRun, r.ID, row.Rev, r)
-	return &store.Commit{
+	if err != nil {
+		return nil, err
+	}
+	c := &store.Commit{
 		Tenant: m.Tenant, Puts: []store.Put{p},
 		Events: events(r.ID, []record{{"run.ended", map[string]any{"status": r.Status, "error": r.Error}, r.FinishedAt}}),
-	}, err
+	}
+	return c, e.closing(&r, c)
 }
 
 // attempt reads an attempt and its revision.

@@ -53,6 +53,8 @@ func (u *unit) collect(ctx context.Context, exit runner.Exit, stopped *outcome) 
 	switch {
 	case cb != nil && cb.Status != waybill.StatusSucceeded:
 		o = outcome{waybill.StatusFailed, "callback", orElse(cb.Error, cb.Message, "the unit reported a failure")}
+	case cb != nil && !exit.OK() && stopped == nil && u.step.StrictExit:
+		o = outcome{waybill.StatusFailed, orElse(exit.Reason, "exit"), "reported success and then ended with " + describe(exit)}
 	case cb != nil && !exit.OK() && stopped == nil:
 		u.records = append(u.records, record{"attempt.warning", map[string]any{
 			"attempt": u.key(), "warning": "reported success and then ended with " + describe(exit),
@@ -221,10 +223,16 @@ func (u *unit) end(_ context.Context, o outcome) (*store.Commit, error) {
 			u.a.LogTail = tail(path, 2000)
 		}
 	}
-	return u.e.endCommit(u.a, u.rev, o, u.records)
+	keep := time.Duration(0)
+	if o.status == waybill.StatusFailed || o.status == waybill.StatusTimedOut {
+		keep = u.step.KeepFailed
+	}
+	return u.e.endCommit(u.a, u.rev, o, u.records, keep)
 }
 
-func (e *Engine) endCommit(a *waybill.Attempt, rev int64, o outcome, records []record) (*store.Commit, error) {
+// endCommit closes an attempt. What is left of its unit is kept for a while before it is
+// cleaned up.
+func (e *Engine) endCommit(a *waybill.Attempt, rev int64, o outcome, records []record, keep time.Duration) (*store.Commit, error) {
 	now := e.now()
 	x := *a
 	x.Phase, x.Status, x.Reason, x.Error, x.FinishedAt = waybill.PhaseTerminal, o.status, o.reason, o.err, now
@@ -254,7 +262,7 @@ func (e *Engine) endCommit(a *waybill.Attempt, rev int64, o outcome, records []r
 		if err != nil {
 			return nil, err
 		}
-		c.Sends = append(c.Sends, store.Send{Topic: queue.TopicCleanup, Key: key, Body: body})
+		c.Sends = append(c.Sends, store.Send{Topic: queue.TopicCleanup, Key: key, Body: body, Delay: keep})
 	}
 	return c, nil
 }

@@ -82,6 +82,8 @@ type Engine struct {
 	down time.Duration // how long it was away before
 
 	spares  *spares
+	known   memory
+	fair    fairness
 	workers []*queue.Worker
 	stop    context.CancelFunc
 	wg      sync.WaitGroup
@@ -123,7 +125,10 @@ func New(o Options) *Engine {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Engine{o: o, log: o.Logger, live: map[string]*unit{}, kept: map[string]bool{}}
+	return &Engine{
+		o: o, log: o.Logger, live: map[string]*unit{}, kept: map[string]bool{},
+		known: memory{kept: map[string]*known{}, pending: map[string]*pending{}},
+	}
 }
 
 // Start takes up what this node was doing when it last ended, and works until
@@ -140,6 +145,8 @@ func (e *Engine) Start(ctx context.Context) error {
 	e.stop = cancel
 	for _, o := range []queue.Options{
 		{Topic: queue.TopicRun, Handler: e.advance, Buried: e.runBuried, Committed: e.advanced, Slots: e.o.Runs},
+		{Topic: queue.TopicTimer, Handler: e.timer, Slots: 4},
+		{Topic: queue.TopicSlot, Handler: e.slot, Buried: e.slotBuried, Slots: 4},
 		{Topic: queue.TopicUnit, Handler: e.work, Buried: e.unitBuried, Slots: e.o.Units, MaxDeliveries: -1},
 		{
 			Topic: queue.TopicCleanup, Handler: e.cleanup, Buried: e.cleanupBuried, Slots: 8,
@@ -195,6 +202,8 @@ const (
 	tableAttempt = "attempt" // key: run/step/number; value: waybill.Attempt
 	tableIdem    = "idem"    // key: scope/idempotency key; value: idem
 	tableNode    = "node"    // key: node id; value: node
+	tableSlot    = "slot"    // key: slot; value: slotRow
+	tableWait    = "wait"    // key: waitKey; value: waitRow
 )
 
 // Tables are the descriptors of the engine's tables.
@@ -229,6 +238,8 @@ func Tables() store.Schema {
 			}),
 		},
 		{Name: tableNode, Version: 1},
+		{Name: tableSlot, Version: 1},
+		{Name: tableWait, Version: 1},
 	}
 }
 
@@ -337,12 +348,16 @@ func (e *Engine) pokeAll() {
 
 // unitName is unique for ever because the run's id is, and legal everywhere: at
 // most 63 of [a-z0-9-], beginning with a letter or digit.
-func unitName(r *waybill.Run, step, number int) string {
+func unitName(r *waybill.Run, step, cell, number int) string {
 	slug := r.Pipeline
-	if len(slug) > 16 {
-		slug = strings.TrimRight(slug[:16], "-")
+	limit, place := 16, fmt.Sprint(step)
+	if cell >= 0 {
+		limit, place = 10, fmt.Sprintf("%d-%d", step, cell)
 	}
-	return fmt.Sprintf("%s-%s-%d-%d", slug, strings.ReplaceAll(r.ID, "-", ""), step, number)
+	if len(slug) > limit {
+		slug = strings.TrimRight(slug[:limit], "-")
+	}
+	return fmt.Sprintf("%s-%s-%s-%d", slug, strings.ReplaceAll(r.ID, "-", ""), place, number)
 }
 
 // token returns the token of an attempt. It is made from the node's secret, so

@@ -127,11 +127,11 @@ steps:
 func TestCancel(t *testing.T) {
 	s := newState(parse(t, "name: p\nsteps: [{name: a, run: [x]}, {name: b, run: [x], needs: [a]}]\n"))
 	s.apply(input{start: true}, epoch)
-	d := s.apply(input{cancel: &cancelInput{"me", ""}}, epoch)
+	d := s.apply(input{cancel: &cancelInput{by: "me", reason: ""}}, epoch)
 	if len(d.stop) != 1 || d.stop[0] != "r/a/1" || s.run.Status != waybill.StatusRunning {
 		t.Fatalf("cancel: %+v, run %s", d, s.run.Status)
 	}
-	if d = s.apply(input{cancel: &cancelInput{"you", ""}}, epoch); len(d.stop) != 0 {
+	if d = s.apply(input{cancel: &cancelInput{by: "you", reason: ""}}, epoch); len(d.stop) != 0 {
 		t.Errorf("a second cancel stops again: %v", d.stop)
 	}
 	// Even one that was faster than the stop ends a canceled run.
@@ -143,7 +143,7 @@ func TestCancel(t *testing.T) {
 
 func TestCancelBeforeStart(t *testing.T) {
 	s := newState(parse(t, "name: p\nsteps: [{name: a, run: [x]}]\n"))
-	s.apply(input{cancel: &cancelInput{"me", "no longer needed"}}, epoch)
+	s.apply(input{cancel: &cancelInput{by: "me", reason: "no longer needed"}}, epoch)
 	if s.run.Status != waybill.StatusCanceled || len(s.steps) != 0 {
 		t.Errorf("run is %s with steps %v", s.run.Status, s.steps)
 	}
@@ -256,7 +256,7 @@ func TestMachineModel(t *testing.T) {
 			switch rapid.IntRange(0, 9).Draw(t, "what") {
 			case 0:
 				if rapid.IntRange(0, 3).Draw(t, "really") == 0 {
-					take(input{cancel: &cancelInput{"somebody", ""}})
+					take(input{cancel: &cancelInput{by: "somebody", reason: ""}})
 				}
 			case 1:
 				take(input{start: true})

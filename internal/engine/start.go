@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/waybill-run/waybill"
@@ -36,7 +37,11 @@ func (e *Engine) StartRun(ctx context.Context, r waybill.StartRequest) (waybill.
 			WithOp("start pipeline", r.Pipeline).WithHint("add \"http: {}\" under \"on\"")
 	}
 	now := e.now()
-	asked, err := json.Marshal(map[string]any{"vars": r.Vars, "params": r.Params})
+	what := map[string]any{"vars": r.Vars, "params": r.Params}
+	if r.Delay != 0 || r.Priority != nil {
+		what["delay"], what["priority"] = r.Delay, r.Priority
+	}
+	asked, err := json.Marshal(what)
 	if err != nil {
 		return waybill.Run{}, false, err
 	}
@@ -65,6 +70,18 @@ func (e *Engine) StartRun(ctx context.Context, r waybill.StartRequest) (waybill.
 		}
 	}
 	run, c, err := e.Begin(plan, version, ev, r.Params, vars)
+	if err == nil && (r.Delay != 0 || r.Priority != nil) {
+		if r.Delay < 0 || r.Delay > 366*24*time.Hour {
+			return waybill.Run{}, false, waybill.E(waybill.KindInvalid, "a delay is from 0 to 366 days, found %s", r.Delay)
+		}
+		if r.Priority != nil {
+			if *r.Priority < -1000 || *r.Priority > 1000 {
+				return waybill.Run{}, false, waybill.E(waybill.KindInvalid, "a priority is from -1000 to 1000, found %d", *r.Priority)
+			}
+			run.Priority = *r.Priority
+		}
+		c, err = e.accept(&run, nil, r.Delay)
+	}
 	if err != nil {
 		return waybill.Run{}, false, err
 	}
@@ -125,23 +142,30 @@ func (e *Engine) Begin(plan *pipeline.Plan, version int, ev waybill.Event, param
 		ID: waybill.NewID(now), Tenant: store.DefaultTenant, Pipeline: plan.Name, Version: version, Status: waybill.StatusQueued,
 		Event: ev, Params: bound, Given: vars, Priority: plan.Priority, CreatedAt: now, StepCount: len(plan.Steps),
 	}
-	run.Slots = slots
-	run.Vars, err = plan.InitialVars(pipeline.Scope{
-		Event: eventData(ev), Run: map[string]any{"id": run.ID, "pipeline": run.Pipeline, "version": int64(version)},
-		Params: bound, Vars: vars,
-	})
+	sc := pipeline.Scope{
+		Event: eventData(ev), Run: map[string]any{"id": run.ID, "pipeline": run.Pipeline, "version": int64(version)}, Params: bound, Vars: vars,
+	}
+	if run.Vars, err = plan.InitialVars(sc); err != nil {
+		return waybill.Run{}, nil, err
+	}
+	sc.Vars = run.Vars
+	own, err := plan.Slots(sc)
 	if err != nil {
 		return waybill.Run{}, nil, err
 	}
+	// Every run takes its slots in the same order, so that no two wait for each other.
+	run.Slots = append(own, slots...)
+	slices.SortFunc(run.Slots, func(a, b waybill.Slot) int { return strings.Compare(a.Key, b.Key) })
 	if n := run.Vars.Size() + run.Params.Size(); n > maxVars {
 		return waybill.Run{}, nil, waybill.E(waybill.KindTooLarge, "variables and parameters take %d bytes, the limit is %d", n, maxVars)
 	}
-	c, err := e.accept(&run, nil)
+	c, err := e.accept(&run, nil, 0)
 	return run, c, err
 }
 
-// accept is the commit that makes a run known and sends it on its way.
-func (e *Engine) accept(run *waybill.Run, steps []*waybill.Step) (*store.Commit, error) {
+// accept is the commit that makes a run known and sends it on its way, after a delay if
+// there is one.
+func (e *Engine) accept(run *waybill.Run, steps []*waybill.Step, delay time.Duration) (*store.Commit, error) {
 	p, err := put(tableRun, run.ID, 0, run)
 	if err != nil {
 		return nil, err
@@ -154,37 +178,50 @@ func (e *Engine) accept(run *waybill.Run, steps []*waybill.Step) (*store.Commit,
 		}
 		c.Puts = append(c.Puts, p)
 	}
-	body, err := json.Marshal(runMsg{Kind: "start"})
+	if delay > 0 {
+		err = e.arm(c, "start/"+run.ID, run.ID, e.now().Add(delay), runMsg{Kind: "start"})
+	} else {
+		err = send(c, queue.TopicRun, run.ID, run.Priority, runMsg{Kind: "start"})
+	}
 	if err != nil {
 		return nil, err
 	}
-	c.Sends = []store.Send{{Topic: queue.TopicRun, Key: run.ID, Body: body, Priority: run.Priority}}
 	data := map[string]any{"pipeline": run.Pipeline, "version": run.Version, "event": run.Event.Type}
 	if run.Of != "" {
 		data["retry_of"] = run.Of
+	}
+	if run.Parent != nil {
+		data["parent"] = run.Parent.Run
+	}
+	if delay > 0 {
+		data["delay"] = delay.String()
 	}
 	c.Events = events(run.ID, []record{{"run.accepted", data, run.CreatedAt}})
 	return c, nil
 }
 
 // CancelRun implements waybill.Runs.
-func (e *Engine) CancelRun(ctx context.Context, id, reason string, by waybill.Principal) (waybill.Run, error) {
+func (e *Engine) CancelRun(ctx context.Context, id, reason string, force bool, by waybill.Principal) (waybill.Run, error) {
 	run, err := e.run(ctx, id)
 	if err != nil {
 		return run, err
 	}
 	switch {
-	case run.Status == waybill.StatusCanceled || run.CancelBy != "":
+	case run.Status == waybill.StatusCanceled || run.CancelBy != "" && (!force || run.Forced):
 		return run, nil
 	case run.Status.Terminal():
 		return run, waybill.E(waybill.KindConflict, "it has ended as %s", run.Status).WithOp("cancel run", id)
 	}
-	body, err := json.Marshal(runMsg{Kind: "cancel", By: by.Name, Reason: reason})
+	body, err := json.Marshal(runMsg{Kind: "cancel", By: by.Name, Reason: reason, Force: force})
 	if err != nil {
 		return run, err
 	}
+	once := "cancel/" + id
+	if force {
+		once += "/force"
+	}
 	err = e.o.Store.Commit(ctx, &store.Commit{
-		ID: "cancel/" + id, Tenant: run.Tenant, // a second request adds nothing
+		ID: once, Tenant: run.Tenant, // a second request adds nothing
 		Sends:  []store.Send{{Topic: queue.TopicRun, Key: id, Body: body, Priority: run.Priority + 1}},
 		Events: events(id, []record{{"run.cancel_asked", map[string]any{"by": by.Name, "reason": reason}, e.now()}}),
 	})
@@ -234,8 +271,11 @@ func (e *Engine) retry(ctx context.Context, id, from string) (waybill.Run, *stor
 			if slices.Contains(again, st.Name) {
 				continue
 			}
-			if st.Status != waybill.StatusSucceeded {
+			if st.Cell != nil || st.Group != pipeline.GroupMain || st.Status != waybill.StatusSucceeded && !st.Allowed {
 				continue // it runs again as well: there is nothing to keep of it
+			}
+			if st.Reused == "" {
+				st.Reused = id
 			}
 			for _, n := range st.Added {
 				if v, ok := old.Vars.Get(n); ok {
@@ -247,7 +287,7 @@ func (e *Engine) retry(ctx context.Context, id, from string) (waybill.Run, *stor
 		}
 		run.StepsDone = len(keep)
 	}
-	c, err := e.accept(&run, keep)
+	c, err := e.accept(&run, keep, 0)
 	return run, c, err
 }
 

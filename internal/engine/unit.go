@@ -53,6 +53,9 @@ func (e *Engine) work(ctx context.Context, m *store.Msg) (*store.Commit, error) 
 	if err := json.Unmarshal(m.Body, &msg); err != nil {
 		return nil, queue.Bury("unreadable message: %v", err)
 	}
+	if m.Attempt == 1 && m.Fails == 0 {
+		e.fair.began(queue.TopicUnit, msg.Tag)
+	}
 	u := &unit{e: e, msg: &msg, changed: make(chan struct{}, 1), rev: 1}
 	u.a = &msg.Attempt
 	if m.Attempt > 1 || m.Fails > 0 {
@@ -139,7 +142,8 @@ func (u *unit) pass(ctx context.Context) (*store.Commit, error) {
 	if err != nil {
 		return nil, err
 	}
-	u.plan, u.step = plan, plan.Step(u.msg.Attempt.Step)
+	name, _, _ := strings.Cut(u.msg.Attempt.Step, ".") // of a cell: the step with the matrix
+	u.plan, u.step = plan, plan.Step(name)
 	if u.step == nil {
 		return nil, queue.Bury("pipeline %s version %d has no step %s", u.msg.Pipeline, u.msg.Version, u.msg.Attempt.Step)
 	}
@@ -624,5 +628,5 @@ func (e *Engine) unitBuried(ctx context.Context, m *store.Msg, reason string) (*
 	if err != nil || a.Phase == waybill.PhaseTerminal {
 		return nil, err
 	}
-	return e.endCommit(a, rev, outcome{status: waybill.StatusFailed, reason: "dead_letter", err: "dead letter: " + reason}, nil)
+	return e.endCommit(a, rev, outcome{status: waybill.StatusFailed, reason: "dead_letter", err: "dead letter: " + reason}, nil, 0)
 }

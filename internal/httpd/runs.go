@@ -78,7 +78,7 @@ func (a api) CancelRun(w http.ResponseWriter, r *http.Request, run string) {
 		if len(body.Reason) > 1000 {
 			return waybill.E(waybill.KindInvalid, "reason is longer than 1000 bytes")
 		}
-		out, err := v.Runs.CancelRun(r.Context(), run, body.Reason, c.who)
+		out, err := v.Runs.CancelRun(r.Context(), run, body.Reason, false, c.who)
 		if err != nil {
 			return err
 		}

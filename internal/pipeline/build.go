@@ -21,6 +21,7 @@ type Scope struct {
 	Params waybill.Vars
 	Vars   waybill.Vars
 	Steps  map[string]StepResult // by name; steps that have ended
+	Matrix waybill.Vars          // of a cell
 }
 
 // StepResult is what later steps can see of a step.
@@ -28,13 +29,16 @@ type StepResult struct {
 	Status   waybill.Status
 	ExitCode int
 	Outputs  waybill.Vars
+	Error    string
 }
 
 // Built is a step with its expressions evaluated.
 type Built struct {
-	Args []string        // program and arguments
-	Env  []string        // NAME=value in the order of the file
-	With json.RawMessage // nil if the step has none
+	Args   []string        // program and arguments
+	Env    []string        // NAME=value in the order of the file
+	With   json.RawMessage // nil if the step has none
+	Inputs []Input
+	Puts   []Put
 }
 
 // scope makes the values of a Scope available to CEL, decoding only those that
@@ -51,6 +55,7 @@ func (s *scope) activation() map[string]any {
 			"run":    types.DefaultTypeAdapter.NativeToValue(s.Run),
 			"params": varsValue(s.Params),
 			"vars":   varsValue(s.Vars),
+			"matrix": varsValue(s.Matrix),
 			"steps":  stepsValue(s.Steps),
 		}
 	}
@@ -105,7 +110,7 @@ func stepsValue(steps map[string]StepResult) ref.Val {
 			}
 		}
 		return types.DefaultTypeAdapter.NativeToValue(map[string]any{
-			"outputs": varsValue(s.Outputs), "status": string(s.Status), "exit_code": int64(s.ExitCode),
+			"outputs": varsValue(s.Outputs), "status": string(s.Status), "exit_code": int64(s.ExitCode), "error": s.Error,
 		}), true
 	}}
 }
@@ -262,6 +267,9 @@ func (s *Step) Build(sc Scope) (Built, error) {
 			return Built{}, err
 		}
 		b.With = raw
+	}
+	if err := s.buildFiles(in, &b); err != nil {
+		return Built{}, err
 	}
 	if s.dynamic && s.check != nil {
 		if err := s.check(s.Runner, b.Args, b.With); err != nil {

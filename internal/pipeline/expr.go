@@ -39,6 +39,7 @@ var errTooLong = errors.New("the result is longer than 1 MiB")
 var language = sync.OnceValues(func() (*cel.Env, error) {
 	return cel.NewEnv(
 		cel.Variable("event", cel.DynType),
+		cel.Variable("matrix", cel.DynType),
 		cel.Variable("params", cel.DynType),
 		cel.Variable("run", cel.DynType),
 		cel.Variable("steps", cel.DynType),
@@ -58,11 +59,13 @@ var language = sync.OnceValues(func() (*cel.Env, error) {
 })
 
 var (
-	roots    = []string{"event", "params", "run", "steps", "vars"}
+	roots    = []string{"event", "matrix", "params", "run", "steps", "vars"}
 	eventHas = []string{"id", "type", "source", "time", "subject", "data", "object"}
 	objHas   = []string{"bucket", "key", "version", "size", "sha256"}
 	runHas   = []string{"id", "pipeline", "version"}
-	stepHas  = []string{"outputs", "status", "exit_code"}
+	stepHas  = []string{"outputs", "status", "exit_code", "error"}
+	// of a run that is about to end
+	runEndHas = []string{"status", "error", "failed_step"}
 )
 
 func formatTime(at, layout ref.Val) ref.Val {
@@ -266,6 +269,10 @@ const maxFloat = 1.7976931348623157e308
 type where struct {
 	what string
 	step *Step // nil among the variables
+	// event: nothing but the event is known, as in triggers.
+	event bool
+	// early: before the cells of a matrix are known. final: after all steps.
+	early, final bool
 }
 
 // compile compiles an expression of a scalar, or returns nil after reporting

@@ -30,29 +30,34 @@ type word struct {
 var (
 	pipelineKeys = []word{
 		{"name", runs}, {"description", runs}, {"version", later}, {"labels", later},
-		{"on", runs}, {"params", runs}, {"vars", runs}, {"prefix", runs}, {"env_case", later},
-		{"defaults", runs}, {"priority", runs}, {"concurrency", later},
-		{"steps", runs}, {"on_failure", later}, {"always", later},
-		{"retention", later}, {"delivery", later}, {"notify", later},
+		{"on", runs}, {"params", runs}, {"vars", runs}, {"prefix", runs}, {"env_case", runs},
+		{"defaults", runs}, {"priority", runs}, {"concurrency", runs},
+		{"steps", runs}, {"on_failure", runs}, {"always", runs}, {"outputs", runs},
+		{"retention", runs}, {"delivery", later}, {"notify", later},
 	}
 	stepKeys = []word{
-		{"name", runs}, {"description", runs}, {"needs", runs}, {"if", later},
+		{"name", runs}, {"description", runs}, {"needs", runs}, {"if", runs},
 		{"runner", runs}, {"image", later}, {"run", runs}, {"with", runs}, {"env", runs},
-		{"timeout", runs}, {"heartbeat", runs}, {"retry", runs}, {"matrix", later},
-		{"inputs", later}, {"inherit", later}, {"outputs", runs}, {"callback", runs},
-		{"strict_exit", later}, {"cleanup", later}, {"priority", later}, {"notify", later},
+		{"timeout", runs}, {"heartbeat", runs}, {"retry", runs}, {"matrix", runs},
+		{"inputs", runs}, {"inherit", runs}, {"outputs", runs}, {"callback", runs}, {"allow_failure", runs},
+		{"strict_exit", runs}, {"cleanup", runs}, {"priority", runs}, {"notify", later},
 	}
-	onKeys       = []word{{"http", runs}, {"object", runs}, {"schedule", later}, {"webhook", later}}
+	onKeys       = []word{{"http", runs}, {"object", runs}, {"queue", runs}, {"schedule", later}, {"webhook", later}, {"event", later}}
 	httpKeys     = []word{}
-	objectKeys   = []word{{"bucket", runs}, {"match", runs}, {"settle", later}, {"hops", later}, {"events", later}}
+	objectKeys   = []word{{"bucket", runs}, {"match", runs}, {"settle", runs}, {"events", runs}, {"filter", runs}, {"params", runs}, {"vars", runs}}
+	queueKeys    = []word{{"source", runs}, {"filter", runs}, {"params", runs}, {"vars", runs}}
 	defaultsKeys = []word{{"timeout", runs}, {"retry", runs}, {"runner", runs}}
-	retryKeys    = []word{{"max", runs}, {"backoff", runs}, {"max_backoff", runs}, {"on", later}}
+	retryKeys    = []word{{"max", runs}, {"backoff", runs}, {"max_backoff", runs}, {"on", runs}}
 	paramKeys    = []word{{"type", runs}, {"default", runs}, {"required", runs}, {"description", runs}, {"enum", runs}}
-	outputKeys   = []word{{"type", runs}, {"file", runs}, {"optional", runs}, {"description", runs}}
+	outputKeys   = []word{{"type", runs}, {"file", runs}, {"bucket", runs}, {"key", runs}, {"optional", runs}, {"description", runs}}
+	matrixKeys   = []word{{"values", runs}, {"exclude", runs}, {"max_parallel", runs}, {"fail_fast", runs}}
+	cleanupKeys  = []word{{"keep_on_failure", runs}}
+
+	concurrencyKeys = []word{{"key", runs}, {"limit", runs}, {"policy", runs}, {"scope", runs}}
 
 	// knownRunners are the runners of the design; Options.Runners says which of
 	// them this server has.
-	knownRunners = []string{"process", "sim", "oci", "docker", "kubernetes", "aci", "pool", "bundle"}
+	knownRunners = []string{"process", "sim", "oci", "docker", "kubernetes", "aci", "pool", "bundle", RunnerWait, RunnerApproval, RunnerPipeline}
 )
 
 // synonyms are names other tools give to our keys.
@@ -63,7 +68,8 @@ var synonyms = map[string]string{
 	"triggers": "on", "trigger": "on", "parameters": "params", "variables": "vars",
 	"jobs": "steps", "tasks": "steps", "stages": "steps", "condition": "if", "when": "if",
 	"glob": "match", "pattern": "match", "container": "bucket", "path": "file",
-	"vars_prefix": "prefix", "config": "with", "settings": "with",
+	"vars_prefix": "prefix", "config": "with", "settings": "with", "continue_on_error": "allow_failure",
+	"continue_on_failure": "allow_failure", "strategy": "matrix", "finally": "always", "foreach": "matrix",
 }
 
 func names(words []word) []string {

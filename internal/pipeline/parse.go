@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"path"
 	"slices"
@@ -36,10 +37,22 @@ func parse(file string, src []byte, opts Options) (*Plan, place, error) {
 	if len(opts.Runners) == 0 {
 		d.opts.Runners = []string{"process", "sim"}
 	}
+	d.opts.Runners = append(slices.Clone(d.opts.Runners), RunnerWait, RunnerApproval, RunnerPipeline)
+	given := d.opts.Check
+	d.opts.Check = func(runner string, args []string, with json.RawMessage) error {
+		if (&Step{Runner: runner}).Control() {
+			return checkControl(runner, args, with)
+		}
+		if given == nil {
+			return nil
+		}
+		return given(runner, args, with)
+	}
 	d.pipeline(root)
 	if len(doc.env) > 0 {
 		d.plan.Env = doc.env
 	}
+	d.plan.Warnings = d.warnings
 	d.plan.hash()
 	at := root.at
 	if n := root.get("name"); n != nil {
@@ -58,7 +71,8 @@ type definition struct {
 		step  Step
 		retry Retry
 	}
-	stepNodes []*node // of plan.Steps
+	stepNodes []*node         // of plan.Steps
+	graphs    map[string]bool // groups in which a step has needs
 }
 
 func (d *definition) pipeline(root *node) {
@@ -77,14 +91,20 @@ func (d *definition) pipeline(root *node) {
 	if n := root.get("priority"); n != nil {
 		p.Priority, _ = d.integer("priority", n, -1000, 1000)
 	}
+	if n := root.get("retention"); n != nil {
+		p.Retention, _ = d.duration("retention", n)
+	}
+	if n := root.get("env_case"); n != nil {
+		p.EnvUpper = d.oneOf("env_case", n, "keep", "upper") == "upper"
+	}
 	if n := root.get("prefix"); n != nil {
 		d.readPrefix(n)
 	}
 	d.prefix = p.Prefix
-	d.on(root.get("on"))
 	d.readDefaults(root.get("defaults"))
 	d.readParams(root.get("params"))
 	d.declareVars(root.get("vars"))
+	d.on(root.get("on"))
 	steps := root.get("steps")
 	switch {
 	case steps == nil:
@@ -93,14 +113,18 @@ func (d *definition) pipeline(root *node) {
 		d.wrong("steps", "a list", steps)
 	case len(steps.list) == 0:
 		d.add(steps.at, "", "steps is empty: a pipeline has at least one step")
-	case len(steps.list) > MaxSteps:
-		d.add(steps.list[MaxSteps].at, "", "%d steps; a pipeline has at most %d", len(steps.list), MaxSteps)
 	default:
-		d.readSteps(steps)
+		d.readSteps(root)
 	}
 	d.setVars(root.get("vars"))
+	if n := root.get("concurrency"); n != nil {
+		d.readConcurrency(n)
+	}
 	for i, s := range p.Steps {
 		d.fill(s, d.stepNodes[i])
+	}
+	if n := root.get("outputs"); n != nil {
+		d.readResults(n)
 	}
 }
 
@@ -142,6 +166,10 @@ func (d *definition) common(what string, n *node, s *Step) {
 	if r := n.get("retry"); r != nil && d.object(what+".retry", r, retryKeys) {
 		if m := r.get("max"); m != nil {
 			s.Retry.Max, _ = d.integer(what+".retry.max", m, 0, 1000)
+		}
+		if o := r.get("on"); o != nil {
+			s.Retry.On = nil
+			d.readRetryOn(what+".retry.on", o, &s.Retry)
 		}
 		b, m := r.get("backoff"), r.get("max_backoff")
 		if b != nil {

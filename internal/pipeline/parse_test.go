@@ -112,7 +112,9 @@ func TestPlanHoldsWhatTheFileSays(t *testing.T) {
 	want := &Plan{
 		Name: "nightly-report", Description: "Fetches and publishes the figures of the day.", File: "test.yaml",
 		Source: src, Prefix: "___", Priority: 5,
-		On: On{HTTP: true, Objects: []ObjectTrigger{{"inbox", "*.csv"}, {"raw", "**"}}},
+		On: On{HTTP: true, Objects: []ObjectTrigger{
+			{Bucket: "inbox", Match: "*.csv", Events: []string{ObjectCreated, ObjectUpdated}}, {Bucket: "raw", Match: "**", Events: []string{ObjectCreated, ObjectUpdated}},
+		}},
 		Params: []Param{
 			{Name: "region", Type: "string", Default: waybill.Value(`"eu"`), Enum: []waybill.Value{waybill.Value(`"eu"`), waybill.Value(`"us"`)}, Description: "where"},
 			{Name: "limit", Type: "int", Required: true},
@@ -122,16 +124,16 @@ func TestPlanHoldsWhatTheFileSays(t *testing.T) {
 		},
 		Vars: []Var{{Name: "___DAY"}, {Name: "___KEY"}, {Name: "LIST"}, {Name: "plain"}, {Name: "number"}},
 		Steps: []*Step{
-			{Name: "fetch", Description: "gets it", Index: 0, Runner: "process", Timeout: 10 * time.Minute, Heartbeat: 30 * time.Second,
-				Retry: Retry{3, 2 * time.Second, time.Minute}, Callback: "required", Line: 28, Column: 5,
+			{Name: "fetch", Description: "gets it", InheritAll: true, Index: 0, Runner: "process", Timeout: 10 * time.Minute, Heartbeat: 30 * time.Second,
+				Retry: Retry{Max: 3, Backoff: 2 * time.Second, MaxBackoff: time.Minute}, Callback: "required", Line: 28, Column: 5,
 				Outputs: []Output{{Name: "rows", Type: "int"}, {Name: "report", Type: "file", File: "out/report.csv"}, {Name: "note", Type: "string", Optional: true}}},
-			{Name: "load-it", Index: 1, Needs: []string{"fetch"}, Runner: "sim", Timeout: 2 * time.Hour,
-				Retry: Retry{1, time.Second, time.Minute}, Callback: "optional", Line: 39, Column: 5, Outputs: []Output{{Name: "size", Type: "int"}}},
-			{Name: "tell", Index: 2, Needs: []string{"load-it", "fetch"}, Runner: "process", Timeout: 2 * time.Hour,
-				Retry: Retry{1, time.Second, time.Minute}, Callback: "optional", Line: 44, Column: 5},
+			{Name: "load-it", InheritAll: true, Index: 1, Needs: []string{"fetch"}, Runner: "sim", Timeout: 2 * time.Hour,
+				Retry: Retry{Max: 1, Backoff: time.Second, MaxBackoff: time.Minute}, Callback: "optional", Line: 39, Column: 5, Outputs: []Output{{Name: "size", Type: "int"}}},
+			{Name: "tell", InheritAll: true, Index: 2, Needs: []string{"load-it", "fetch"}, Runner: "process", Timeout: 2 * time.Hour,
+				Retry: Retry{Max: 1, Backoff: time.Second, MaxBackoff: time.Minute}, Callback: "optional", Line: 44, Column: 5},
 		},
 	}
-	opts := []cmp.Option{cmpopts.IgnoreUnexported(Plan{}, Step{}, Var{}), cmpopts.IgnoreFields(Plan{}, "Hash"), cmpopts.EquateEmpty()}
+	opts := []cmp.Option{cmpopts.IgnoreUnexported(Trigger{}, Plan{}, Step{}, Var{}, Output{}), cmpopts.IgnoreFields(Plan{}, "Hash", "Warnings"), cmpopts.EquateEmpty()}
 	if d := cmp.Diff(want, p, opts...); d != "" {
 		t.Errorf("plan differs (-want +got):\n%s", d)
 	}

@@ -26,10 +26,11 @@
 // They know
 //
 //	event   id, type, source, time, subject, data, object{bucket, key, version, size, sha256}
-//	run     id, pipeline, version
+//	run     id, pipeline, version; in on_failure and always also status, error, failed_step
 //	params  the declared parameters
 //	vars    the variables declared under vars and all that begin with the prefix, whatever their case
-//	steps   NAME.outputs.NAME, NAME.status, NAME.exit_code of steps that ran before
+//	steps   NAME.outputs.NAME, NAME.status, NAME.exit_code, NAME.error of steps that ran before
+//	matrix  the values of this cell, in a step with a matrix
 //
 // A step with dashes in its name is written steps.my-step or steps['my-step'].
 // A name that begins with a digit needs the second form. Subtracting needs
@@ -49,6 +50,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/waybill-run/waybill"
@@ -94,11 +96,21 @@ type Plan struct {
 	On       On
 	Params   []Param
 	Vars     []Var
-	Steps    []*Step // in the order of the file
+	Steps    []*Step // in the order of the groups, and in each in that of the file
 	Prefix   string
 	Priority int // larger first; 0 unless set
+	// Warnings tell of what is allowed and probably not meant, such as a cron
+	// expression that fires far more often than it seems to.
+	Warnings Problems
+	// Concurrency bounds how many runs are open at once; nil is no bound.
+	Concurrency *Concurrency
+	Retention   time.Duration // how long ended runs are kept; 0 is as the server does
+	EnvUpper    bool          // variables are also handed to units in capital letters
 
-	byName map[string]*Step
+	results []result
+	byName  map[string]*Step
+	after   sync.Once
+	waiters [][]*Step // by index of a step: those that need it
 }
 
 // Param is a declared parameter.
@@ -130,15 +142,27 @@ type Step struct {
 	Description string
 	Index       int      // in Plan.Steps
 	Needs       []string // names of the steps it starts after; a chain made explicit
+	Group       string   // GroupMain, GroupFailure or GroupAlways
+	Chain       bool     // it needs the step before it only because the file is a chain
 	Runner      string
 	Timeout     time.Duration
 	Heartbeat   time.Duration // 0 wants none
 	Retry       Retry
 	Outputs     []Output
 	Callback    string
-	Line        int
-	Column      int
+	Matrix      *Matrix // nil runs once
+	// AllowFailure: the run goes on, and may succeed, when the step has failed.
+	AllowFailure bool
+	Priority     int           // added to that of the run
+	StrictExit   bool          // an exit code other than 0 fails the step, whatever its callback said
+	InheritAll   bool          // every prefixed variable is handed to the unit
+	Inherit      []string      // else these
+	KeepFailed   time.Duration // how long what is left of a failed attempt is kept
+	Line         int
+	Column       int
 
+	cond    *template // nil is always
+	inputs  []input
 	args    []*template
 	env     []envVar
 	with    *tree
@@ -167,6 +191,8 @@ type Output struct {
 	Name     string
 	Type     waybill.ValueType
 	File     string // path in the step's folder, of TypeFile
+	Bucket   string // into which the file is put as an object as well
+	key      *template
 	Optional bool
 }
 
@@ -175,6 +201,8 @@ type Retry struct {
 	Max        int // repeats after the first attempt
 	Backoff    time.Duration
 	MaxBackoff time.Duration
+	// On are the failures after which it is tried again; empty is every one. See Tries.
+	On []string
 }
 
 // Delay is how long to wait after so many failures, from 1: Backoff, doubled with
@@ -193,6 +221,21 @@ func (r Retry) Delay(failures int) time.Duration {
 
 // Step returns the step of a name, or nil.
 func (p *Plan) Step(name string) *Step { return p.byName[name] }
+
+// After returns the steps that need a step, in the order of the file. The list is the
+// plan's own.
+func (p *Plan) After(s *Step) []*Step {
+	p.after.Do(func() {
+		p.waiters = make([][]*Step, len(p.Steps))
+		for _, q := range p.Steps {
+			for _, n := range q.Needs {
+				i := p.byName[n].Index
+				p.waiters[i] = append(p.waiters[i], q)
+			}
+		}
+	})
+	return p.waiters[s.Index]
+}
 
 func (p *Plan) hash() {
 	h := sha256.New()

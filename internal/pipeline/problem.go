@@ -73,6 +73,8 @@ type report struct {
 	file    string
 	list    Problems
 	dropped int
+	// warnings are what is allowed and probably not meant.
+	warnings Problems
 }
 
 // full reports that further problems are only counted, so that the work to say
@@ -85,6 +87,13 @@ func (r *report) add(at place, hint, format string, args ...any) {
 		return
 	}
 	r.list = append(r.list, Problem{File: r.file, Line: at.line, Column: at.col, Msg: fmt.Sprintf(format, args...), Hint: hint})
+}
+
+// warn notes what is allowed and probably not meant.
+func (r *report) warn(at place, hint, format string, args ...any) {
+	if len(r.warnings) < maxProblems {
+		r.warnings = append(r.warnings, Problem{File: r.file, Line: at.line, Column: at.col, Msg: fmt.Sprintf(format, args...), Hint: hint})
+	}
 }
 
 // err returns the sorted problems, or nil when there are none.

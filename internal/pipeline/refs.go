@@ -174,6 +174,10 @@ func (r *refs) check(root string, off int, segs []seg) {
 			r.problem(s.off, cmpOr(didYouMean(s.name, have), what+" has "+strings.Join(have, ", ")), "%s has no %s", what, clip(s.name))
 		}
 	}
+	if r.w.event && root != "event" && slices.Contains(roots, root) {
+		r.problem(off, "", "%s cannot be used here: only event is known before a run starts", root)
+		return
+	}
 	switch root {
 	case "event":
 		oneOf(0, "event", eventHas)
@@ -181,7 +185,15 @@ func (r *refs) check(root string, off int, segs []seg) {
 			oneOf(1, "event.object", objHas)
 		}
 	case "run":
-		oneOf(0, "run", runHas)
+		have := runHas
+		if r.w.step != nil && r.w.step.Group != GroupMain || r.w.final {
+			have = append(slices.Clone(runHas), runEndHas...)
+		}
+		if s, ok := first(0); ok && len(have) == len(runHas) && slices.Contains(runEndHas, s.name) {
+			r.problem(s.off, "", "run.%s is known only in on_failure and always", s.name)
+			return
+		}
+		oneOf(0, "run", have)
 	case "params":
 		if s, ok := first(0); ok && r.d.params[strings.ToLower(s.name)] == "" {
 			r.problem(s.off, didYouMean(s.name, r.d.paramNames), "there is no parameter %s", clip(s.name))
@@ -190,6 +202,8 @@ func (r *refs) check(root string, off int, segs []seg) {
 		if s, ok := first(0); ok {
 			r.variable(s)
 		}
+	case "matrix":
+		r.matrix(off, segs)
 	case "steps":
 		r.step(off, segs)
 	default:
@@ -224,8 +238,20 @@ func (r *refs) variable(s seg) {
 		"variable %s is not declared under vars and does not begin with %s", clip(s.name), r.d.prefix)
 }
 
+func (r *refs) matrix(off int, segs []seg) {
+	switch {
+	case r.w.step == nil || r.w.step.Matrix == nil:
+		r.problem(off, "", "matrix is known only in a step with a matrix")
+	case r.w.early:
+		r.problem(off, "", "matrix cannot be used here: this is evaluated once, before there are cells")
+	case len(segs) > 0 && segs[0].known && !containsFold(r.w.step.Matrix.names, segs[0].name):
+		have := r.w.step.Matrix.names
+		r.problem(segs[0].off, cmpOr(didYouMean(segs[0].name, have), "it has "+strings.Join(have, ", ")), "the matrix has no value %s", clip(segs[0].name))
+	}
+}
+
 func (r *refs) step(off int, segs []seg) {
-	if r.w.step == nil {
+	if r.w.step == nil && !r.w.final {
 		r.problem(off, "", "steps cannot be used here: variables are set before the first step")
 		return
 	}
@@ -246,7 +272,7 @@ func (r *refs) step(off int, segs []seg) {
 		r.problem(segs[0].off, "", "a step cannot use its own results")
 		return
 	}
-	if !r.d.upstream(r.w.step, s) {
+	if !r.w.final && !r.d.upstream(r.w.step, s) {
 		r.problem(segs[0].off, "add it to needs", "step %s does not need step %s, so its results may not be there", r.w.step.Name, name)
 		return
 	}
@@ -258,7 +284,10 @@ func (r *refs) step(off int, segs []seg) {
 		r.problem(segs[1].off, cmpOr(didYouMean(segs[1].name, stepHas), "a step has "+strings.Join(stepHas, ", ")), "a step has no %s", clip(segs[1].name))
 		return
 	}
-	if segs[1].name != "outputs" || len(segs) < 3 || !segs[2].known {
+	if segs[1].name != "outputs" || len(segs) < 3 || !segs[2].known || s.Runner == RunnerPipeline {
+		return
+	}
+	if s.Runner == RunnerApproval && (slices.Contains(approvalHas, segs[2].name) || s.asks(segs[2].name)) {
 		return
 	}
 	if s.output(segs[2].name) == nil && !r.d.badOutputs[s.Name] {

@@ -8,16 +8,50 @@ import (
 	"github.com/waybill-run/waybill"
 )
 
-// readSteps reads everything of the steps but their expressions.
-func (d *definition) readSteps(n *node) {
+// readSteps reads everything of the steps of all groups but their expressions.
+func (d *definition) readSteps(root *node) {
+	d.graphs = map[string]bool{}
 	firstLine := map[string]int{}
 	needs := []*node{}
-	graph := false
+	for _, group := range Groups() {
+		key := group
+		if group == GroupMain {
+			key = "steps"
+		}
+		n := root.get(key)
+		switch {
+		case n == nil:
+		case n.kind != kindList:
+			d.wrong(key, "a list of steps", n)
+		case len(d.plan.Steps)+len(n.list) > MaxSteps:
+			d.add(n.list[max(MaxSteps-len(d.plan.Steps), 0)].at, "", "%d steps; a pipeline has at most %d", len(d.plan.Steps)+len(n.list), MaxSteps)
+		default:
+			needs = d.readGroup(group, key, n, firstLine, needs)
+		}
+	}
+	for i, s := range d.plan.Steps {
+		s.Index = i
+		graph := d.graphs[s.Group]
+		switch {
+		case graph && needs[i] != nil:
+			d.readNeeds(s, needs[i])
+		case !graph && i > 0 && d.plan.Steps[i-1].Group == s.Group:
+			s.Needs, s.Chain = []string{d.plan.Steps[i-1].Name}, true
+		}
+	}
+	if cyclic := d.cycles(needs); cyclic {
+		d.upstream = func(_, _ *Step) bool { return true }
+		return
+	}
+	d.upstream = d.ancestors()
+}
+
+func (d *definition) readGroup(group, key string, n *node, firstLine map[string]int, needs []*node) []*node {
 	for i, x := range n.list {
 		s := d.defaults.step
-		s.Index, s.Line, s.Column, s.file = i, x.at.line, x.at.col, d.file
-		s.Callback, s.check = CallbackOptional, d.opts.Check
-		what := fmt.Sprintf("steps[%d]", i)
+		s.Line, s.Column, s.file, s.Group = x.at.line, x.at.col, d.file, group
+		s.Callback, s.check, s.InheritAll = CallbackOptional, d.opts.Check, true
+		what := fmt.Sprintf("%s[%d]", key, i)
 		if !d.object(what, x, stepKeys) {
 			continue
 		}
@@ -38,7 +72,7 @@ func (d *definition) readSteps(n *node) {
 		}
 		s.readSimple(d, stepLabel(s.Name), x)
 		need := x.get("needs")
-		graph = graph || need != nil
+		d.graphs[group] = d.graphs[group] || need != nil
 		needs = append(needs, need)
 		d.plan.Steps = append(d.plan.Steps, &s)
 		d.stepNodes = append(d.stepNodes, x)
@@ -47,20 +81,7 @@ func (d *definition) readSteps(n *node) {
 			d.stepNames = append(d.stepNames, s.Name)
 		}
 	}
-	for i, s := range d.plan.Steps {
-		s.Index = i
-		switch {
-		case graph && needs[i] != nil:
-			d.readNeeds(s, needs[i])
-		case !graph && i > 0:
-			s.Needs = []string{d.plan.Steps[i-1].Name}
-		}
-	}
-	if cyclic := d.cycles(needs); cyclic {
-		d.upstream = func(_, _ *Step) bool { return true }
-		return
-	}
-	d.upstream = d.ancestors(graph)
+	return needs
 }
 
 func (s *Step) readSimple(d *definition, what string, n *node) {
@@ -81,6 +102,26 @@ func (s *Step) readSimple(d *definition, what string, n *node) {
 			s.Callback = c
 		} else if ok {
 			d.add(x.at, didYouMean(c, modes), "%s.callback: expected one of %s, found %s", what, strings.Join(modes, ", "), clip(c))
+		}
+	}
+	if x := n.get("matrix"); x != nil {
+		d.readMatrix(s, what+".matrix", x)
+	}
+	if x := n.get("allow_failure"); x != nil {
+		s.AllowFailure = d.boolean(what+".allow_failure", x)
+	}
+	if x := n.get("strict_exit"); x != nil {
+		s.StrictExit = d.boolean(what+".strict_exit", x)
+	}
+	if x := n.get("priority"); x != nil {
+		s.Priority, _ = d.integer(what+".priority", x, -1000, 1000)
+	}
+	if x := n.get("inherit"); x != nil {
+		d.readInherit(s, what, x)
+	}
+	if x := n.get("cleanup"); x != nil && d.object(what+".cleanup", x, cleanupKeys) {
+		if k := x.get("keep_on_failure"); k != nil {
+			s.KeepFailed, _ = d.duration(what+".cleanup.keep_on_failure", k)
 		}
 	}
 	if x := n.get("outputs"); x != nil {
@@ -142,6 +183,13 @@ func (d *definition) readOutput(what string, n *node, o *Output) {
 			}
 			o.File = s
 		}
+		b, k := n.get("bucket"), n.get("key")
+		switch {
+		case b == nil && k != nil:
+			d.add(k.at, "add bucket:", "%s has a key and no bucket", what)
+		case b != nil:
+			o.Bucket, _ = d.name(what+".bucket", b, 63)
+		}
 	case o.Type == waybill.TypeFile:
 		d.add(t.at, "add file: path/in/the/step/folder", "%s: a file output names its file", what)
 	case t == nil:
@@ -168,6 +216,8 @@ func (d *definition) readNeeds(s *Step, n *node) {
 			d.add(x.at, didYouMean(name, d.stepNames), "step %s needs %s, which is not a step", s.Name, clip(name))
 		case name == s.Name:
 			d.add(x.at, "", "step %s needs itself", s.Name)
+		case d.steps[name].Group != s.Group:
+			d.add(x.at, "steps, on_failure and always begin one after the other anyway", "step %s needs %s, which is in another list", s.Name, name)
 		case seen[name]:
 			d.add(x.at, "", "step %s needs %s twice", s.Name, name)
 		default:
@@ -232,12 +282,12 @@ func (d *definition) cycles(needs []*node) bool {
 
 // ancestors returns the test whether a step runs only after another. The sets
 // are made when the first expression asks.
-func (d *definition) ancestors(graph bool) func(s, of *Step) bool {
-	if !graph {
-		return func(s, of *Step) bool { return of.Index < s.Index }
-	}
+func (d *definition) ancestors() func(s, of *Step) bool {
 	var sets [][]uint64
 	return func(s, of *Step) bool {
+		if s.Group != of.Group || !d.graphs[s.Group] {
+			return of.Index < s.Index
+		}
 		if slices.Contains(s.Needs, of.Name) {
 			return true
 		}
@@ -314,6 +364,26 @@ func (p *Plan) levels() [][]*Step {
 // fill reads the parts of a step that hold expressions.
 func (d *definition) fill(s *Step, n *node) {
 	what := stepLabel(s.Name)
+	if x := n.get("if"); x != nil {
+		d.condition(s, what, x)
+	}
+	if s.Matrix != nil {
+		d.fillMatrix(s, what, n.get("matrix"))
+	}
+	if x := n.get("inputs"); x != nil {
+		d.readInputs(s, what, x)
+	}
+	for i := range s.Outputs {
+		o := &s.Outputs[i]
+		if o.Bucket == "" {
+			continue
+		}
+		if k := n.get("outputs").get(o.Name).get("key"); k != nil {
+			o.key = d.scalar(what+": outputs."+o.Name+".key", k, s)
+		} else {
+			d.add(n.get("outputs").get(o.Name).at, "for example key: ${{ run.id }}/"+o.File, "%s.outputs.%s has a bucket and no key", what, o.Name)
+		}
+	}
 	fixed, good := true, true
 	before := len(d.list) + d.dropped
 	run := n.get("run")
@@ -362,6 +432,11 @@ func (d *definition) fill(s *Step, n *node) {
 		s.with, withFixed = d.tree(with, &where{what: what + ": with", step: s})
 	}
 	s.dynamic = !fixed || !withFixed
+	if s.Runner == RunnerPipeline && with != nil && with.kind == kindMap {
+		if p := with.get("pipeline"); p != nil && p.kind == kindString && p.text == d.plan.Name {
+			d.add(p.at, "", "%s: pipeline %s starts itself", what, d.plan.Name)
+		}
+	}
 	if s.check == nil || !slices.Contains(d.opts.Runners, s.Runner) || !withFixed || !good || len(d.list)+d.dropped > before {
 		return
 	}

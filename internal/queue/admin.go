@@ -239,10 +239,12 @@ const (
 	TopicUnit    = "unit"    // attempts to make; key: the attempt
 	TopicCleanup = "cleanup" // units to remove; key: the attempt
 	TopicArrival = "arrival" // objects that arrived; key: bucket and object key
+	TopicTimer   = "timer"   // what shall happen to a run later; key: what waits
+	TopicSlot    = "slot"    // who asks for a place and gives it back; key: the slot
 )
 
 // Topics lists them.
-func Topics() []string { return []string{TopicRun, TopicUnit, TopicCleanup, TopicArrival} }
+func Topics() []string { return []string{TopicRun, TopicUnit, TopicCleanup, TopicArrival, TopicTimer, TopicSlot} }
 
 func (a *Admin) known(ctx context.Context, topic string) error {
 	if slices.Contains(Topics(), topic) {

@@ -105,6 +105,10 @@ type Send struct {
 	Body     []byte
 	Delay    time.Duration
 	Priority int
+	// Behind moves a lane that this message begins, and that is ready at once, behind
+	// (or, negative, before) others of its topic as if it had become ready that much
+	// later. It holds until the lane is first claimed. Nothing waits because of it.
+	Behind time.Duration
 }
 
 // PriorityAge is how much longer a lane must have been ready to be claimed
@@ -312,6 +316,7 @@ type Store interface {
 	Now() time.Time
 	// Info describes the store for health pages.
 	Info() Info
+	Transfer
 	// Close waits for commits in flight and releases the database.
 	Close() error
 }

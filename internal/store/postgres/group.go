@@ -103,6 +103,9 @@ func (l *lane) send(now int64, x *store.Send) (seq, due int64) {
 	if l.n == 0 {
 		l.laneState = laneState{prio: prio}
 		l.wait(now, x.Delay)
+		if l.ready {
+			l.rank += x.Behind.Microseconds()
+		}
 	} else {
 		if x.Delay > 0 {
 			due = now + x.Delay.Microseconds()

@@ -227,6 +227,9 @@ func (w *writer) send(tenant string, x *store.Send) error {
 		*l = lane{queue: l.queue, id: l.id, key: l.key, dirty: l.dirty, prio: x.Priority, n: 1, tail: 1, sentAt: w.now, body: body}
 		w.laneBytes += len(body)
 		w.setReady(l, w.after(x.Delay))
+		if l.ready {
+			l.rank += x.Behind.Microseconds()
+		}
 		w.touch(l)
 		return nil
 	}

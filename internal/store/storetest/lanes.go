@@ -254,6 +254,21 @@ func (s suite) lanes(t *testing.T) {
 			e.wantBodies(e.claim(store.ClaimRequest{Topic: "p", Lanes: 1}), "high")
 			e.wantBodies(e.claim(store.ClaimRequest{Topic: "p", Lanes: 5}), "low", "late")
 		},
+		"a lane may stand behind or before others": func(e *env) {
+			at := func(key string, behind time.Duration) {
+				e.commit(store.Commit{Sends: []store.Send{{Topic: "t", Key: key, Body: []byte(key), Behind: behind}}})
+			}
+			at("second", 0)
+			at("third", time.Minute)
+			at("first", -time.Minute)
+			// It is a place in the line and no delay.
+			msgs := e.claim(store.ClaimRequest{Topic: "t", Lanes: 3})
+			e.wantBodies(msgs, "first", "second", "third")
+			// Once claimed it counts no more.
+			e.commit(store.Commit{Yield: msgs[2]})
+			at("fourth", time.Second)
+			e.wantBodies(e.claim(store.ClaimRequest{Topic: "t", Lanes: 2}), "third", "fourth")
+		},
 		"priority belongs to the lane": func(e *env) {
 			e.send("t", "first", "first")
 			e.send("t", "k", "k1")
