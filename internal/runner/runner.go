@@ -26,6 +26,12 @@ type Spec struct {
 
 	LogCap   int64     // bytes of log kept; what follows is counted and dropped; 0 means no cap
 	HardStop time.Time // the unit is killed then even if no server is there to ask for it; zero means never
+
+	// Mask are the secret values that the unit was given. The log holds none of them, in
+	// any form of package mask, for as long as the unit writes, whatever becomes of the
+	// server. A runner keeps them in memory only and shows them nowhere; neither does it
+	// store Env or With, which hold them.
+	Mask [][]byte
 }
 
 // Handle names a started unit. It is small, serialisable, and all that Recover
@@ -44,7 +50,7 @@ type Exit struct {
 	Message   string    `json:"message,omitempty"`   // for people
 	StartedAt time.Time `json:"started_at"`          // when the unit began to run
 	EndedAt   time.Time `json:"ended_at"`            //
-	LogBytes  int64     `json:"log_bytes,omitempty"` // bytes the unit wrote, kept or not
+	LogBytes  int64     `json:"log_bytes,omitempty"` // bytes the unit wrote, kept or not, before masking
 	Truncated bool      `json:"truncated,omitempty"` // the log was longer than its cap
 }
 

@@ -9,30 +9,37 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/waybill-run/waybill/internal/mask"
+	"github.com/waybill-run/waybill/internal/runner"
 )
 
-// logFile receives the output of a unit up to a cap.
+// logFile receives the output of a unit, masked, up to a cap.
 type logFile struct {
-	path  string
-	f     *os.File // nil until there is something to write
-	limit int64    // 0 means none
-	total int64    // bytes the unit wrote
-	kept  int64    // of them in the file
-	last  byte     // the last one kept
-	err   error    // why nothing is kept any more
+	path    string
+	f       *os.File // nil until there is something to write
+	limit   int64    // 0 means none
+	total   int64    // bytes the unit wrote
+	kept    int64    // bytes in the file
+	dropped int64    // bytes that did not fit
+	last    byte     // the last one kept
+	err     error    // why nothing is kept any more
+
+	mask   [][]byte     // secret values
+	stream *mask.Stream // nil until there is something to mask
 }
 
 // openLog prepares a log. Its file is made with the first byte: making one costs
 // more than all else that starting a process takes, and many units are silent.
 // That it can be made is checked here.
-func openLog(path string, limit int64) (*logFile, error) {
+func openLog(path string, limit int64, secrets [][]byte) (*logFile, error) {
 	if st, err := os.Lstat(path); err == nil && !st.Mode().IsRegular() {
 		return nil, fmt.Errorf("%s is not a regular file", path)
 	}
 	if err := unix.Access(filepath.Dir(path), unix.W_OK|unix.X_OK); err != nil {
 		return nil, &os.PathError{Op: "open", Path: path, Err: err}
 	}
-	return &logFile{path: path, limit: limit, last: '\n'}, nil
+	return &logFile{path: path, limit: limit, last: '\n', mask: secrets}, nil
 }
 
 // file returns the log's file, making it the first time.
@@ -47,11 +54,31 @@ func (l *logFile) file() (*os.File, error) {
 	return l.f, nil
 }
 
+// write takes what the unit wrote. The masker is made for the first byte: many units
+// are silent.
 func (l *logFile) write(b []byte) {
 	l.total += int64(len(b))
+	if len(l.mask) == 0 {
+		l.keep(b)
+		return
+	}
+	if l.limit > 0 && l.kept >= l.limit || l.err != nil {
+		l.dropped += int64(len(b))
+		return
+	}
+	if l.stream == nil {
+		l.stream = runner.Masker(l.mask).Stream()
+	}
+	l.keep(l.stream.Next(b))
+}
+
+// keep writes to the file what fits.
+func (l *logFile) keep(b []byte) {
+	all := len(b)
 	if l.limit > 0 {
 		b = b[:min(int64(len(b)), l.limit-l.kept)]
 	}
+	l.dropped += int64(all - len(b))
 	if len(b) == 0 || l.err != nil {
 		return
 	}
@@ -70,7 +97,10 @@ func (l *logFile) write(b []byte) {
 
 // close ends the log. When some of it was dropped, its last line says so.
 func (l *logFile) close() {
-	if l.total > l.kept && l.err == nil {
+	if l.stream != nil {
+		l.keep(l.stream.End())
+	}
+	if l.dropped > 0 && l.err == nil {
 		nl := ""
 		if l.last != '\n' {
 			nl = "\n"
@@ -79,7 +109,7 @@ func (l *logFile) close() {
 		if f, l.err = l.file(); l.err != nil {
 			return
 		}
-		_, l.err = fmt.Fprintf(f, "%s[waybill] the log was cut at %d bytes, %d more were dropped\n", nl, l.kept, l.total-l.kept)
+		_, l.err = fmt.Fprintf(f, "%s[waybill] the log was cut at %d bytes, %d more were dropped\n", nl, l.kept, l.dropped)
 	}
 	if l.f == nil {
 		return

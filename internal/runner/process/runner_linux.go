@@ -216,6 +216,10 @@ func (r *Runner) call(ctx context.Context, q request) (response, error) {
 		if err != nil {
 			return response{}, err
 		}
+		if q.Spec != nil && len(q.Spec.Mask) > 0 && !c.hello.Masks {
+			return response{}, waybill.E(waybill.KindUnavailable, "the supervisor with pid %d is of an older version, which would write secrets to the log", c.hello.PID).
+				WithHint("it leaves when its units have ended and no server is connected; restart the server then")
+		}
 		res, err := c.call(ctx, q)
 		if err == nil {
 			if res.Kind != "" {
@@ -360,6 +364,7 @@ func (r *Runner) childGone() bool {
 // conn is a connection to a supervisor.
 type conn struct {
 	c       *net.UnixConn
+	hello   hello
 	w       *frameWriter
 	done    chan struct{}  // closed when it is of no use any more
 	running sync.WaitGroup // its two goroutines
@@ -397,7 +402,7 @@ func dial(dir string) (*conn, error) {
 		return nil, waybill.E(waybill.KindUnavailable, "the supervisor with pid %d speaks version %d, this program version %d", h.PID, h.Protocol, protocol).
 			WithHint("it leaves when its units have ended; until then use the program that started it")
 	}
-	cn := &conn{c: c, w: newFrameWriter(c), done: make(chan struct{}), pending: map[uint64]chan response{}}
+	cn := &conn{c: c, hello: h, w: newFrameWriter(c), done: make(chan struct{}), pending: map[uint64]chan response{}}
 	cn.running.Go(cn.w.run)
 	cn.running.Go(func() { cn.read(fr) })
 	return cn, nil

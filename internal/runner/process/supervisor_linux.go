@@ -123,7 +123,7 @@ func (s *supervisor) begin() error {
 	boot := bootID()
 	self, _ := statProc(os.Getpid())
 	s.hello = hello{
-		Protocol: protocol, Instance: s.instance, PID: os.Getpid(), Start: self.start, Boot: boot, Since: time.Now(),
+		Protocol: protocol, Instance: s.instance, PID: os.Getpid(), Start: self.start, Boot: boot, Since: time.Now(), Masks: true,
 	}
 	var previous line
 	if s.journal, previous, err = openJournal(s.dir, s.log); err != nil {

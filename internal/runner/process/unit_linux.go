@@ -109,7 +109,7 @@ func (u *unit) begin(spec *runner.Spec) (err error) {
 	if info, err := os.Stat(spec.Dir); err != nil || !info.IsDir() {
 		return waybill.E(waybill.KindInvalid, "the working directory %s is not there", spec.Dir)
 	}
-	out, err := openLog(spec.Log, spec.LogCap)
+	out, err := openLog(spec.Log, spec.LogCap, spec.Mask)
 	if err != nil {
 		return waybill.E(waybill.KindUnavailable, "open the log: %w", err)
 	}
@@ -262,7 +262,7 @@ func (u *unit) follow(out *logFile) {
 	}
 	e := runner.Exit{
 		Code: u.status.ExitStatus(), StartedAt: u.startedAt, EndedAt: u.endedAt,
-		LogBytes: out.total, Truncated: out.total > out.kept,
+		LogBytes: out.total, Truncated: out.dropped > 0,
 	}
 	if u.status.Signaled() {
 		e.Code, e.Signal = -1, unix.SignalName(u.status.Signal())

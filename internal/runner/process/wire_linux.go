@@ -44,6 +44,7 @@ type hello struct {
 	Start    uint64    `json:"start"` // start time of the process in clock ticks since boot
 	Boot     string    `json:"boot"`
 	Since    time.Time `json:"since"`
+	Masks    bool      `json:"masks"` // it knows Spec.Mask
 }
 
 // Operations of a request.

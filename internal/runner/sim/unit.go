@@ -40,7 +40,7 @@ type cut struct{ signal, reason string }
 func (c cut) Error() string { return "ended by " + c.signal }
 
 func newUnit(r *Runner, s runner.Spec, set Settings, fail bool) (*unit, error) {
-	out, err := runner.OpenLog(s.Log, s.LogCap)
+	out, err := runner.OpenLog(s.Log, s.LogCap, s.Mask...)
 	if err != nil {
 		return nil, err
 	}
