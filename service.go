@@ -49,6 +49,7 @@ type StartRequest struct {
 	Vars           Vars
 	Params         Vars
 	IdempotencyKey string
+	Traceparent    string        // W3C Trace Context of the request, if it has one
 	Delay          time.Duration // how long it waits before its first step; 0 does not
 	Priority       *int          // nil is that of the pipeline
 	By             Principal
@@ -69,11 +70,18 @@ type SlotInfo struct {
 	Waiting int      `json:"waiting"`
 }
 
-// RunFilter selects runs. Empty fields select all.
+// RunFilter selects runs. Empty fields select all; those that are given must all
+// be met.
 type RunFilter struct {
 	Pipeline string
-	Status   Status
-	Limit    int // 1 to 1000; 0 means 50
+	Statuses []Status          // one of these
+	Since    time.Time         // created at or after
+	Until    time.Time         // created before
+	Trigger  string            // type of the event that started it: "http", "schedule", "object", …
+	Parent   string            // runs of sub-pipelines that this run started
+	RetryOf  string            // runs that repeat this one
+	Labels   map[string]string // all of these
+	Limit    int               // 1 to 1000; 0 means 50
 	Cursor   string
 }
 

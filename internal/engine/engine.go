@@ -62,6 +62,10 @@ type Options struct {
 	Project  string // folder in which relative program paths are looked up; may be empty
 	BaseEnv  []string
 	URL      func() string // address by which units call back
+	// Traceparent is what the unit of an attempt gets as TRACEPARENT (W3C Trace
+	// Context), for a run, what started it and the attempt's key; empty for none. Nil
+	// passes on what came with the event.
+	Traceparent func(run string, ev waybill.Event, attempt string) string
 
 	Units      int           // units at once on this node; 0 means 16
 	Runs       int           // run messages in work at once; 0 means 32
@@ -118,6 +122,9 @@ func New(o Options) *Engine {
 	}
 	if o.LogCap == 0 {
 		o.LogCap = 64 << 20
+	}
+	if o.Traceparent == nil {
+		o.Traceparent = func(_ string, ev waybill.Event, _ string) string { return ev.Traceparent }
 	}
 	if o.Admit == nil {
 		o.Admit = func(context.Context, string) error { return nil }
@@ -210,24 +217,30 @@ const (
 func Tables() store.Schema {
 	return store.Schema{
 		{
-			Name: tableRun, Version: 1,
+			Name: tableRun, Version: 2,
 			Columns: []store.Column{
-				{Name: "pipeline", Type: store.Text}, {Name: "status", Type: store.Text},
+				{Name: "pipeline", Type: store.Text}, {Name: "status", Type: store.Text}, {Name: "trigger", Type: store.Text},
 				{Name: "created", Type: store.Int}, {Name: "finished", Type: store.Int},
 			},
-			Indexes: [][]string{{"created"}, {"pipeline", "created"}, {"status", "created"}, {"finished"}},
+			Indexes: [][]string{
+				{"created"}, {"pipeline", "created"}, {"status", "created"}, {"pipeline", "status", "created"}, {"trigger", "created"}, {"finished"},
+			},
 			Derive: store.JSON(func(_ string, r *struct {
-				Pipeline   string         `json:"pipeline"`
-				Status     waybill.Status `json:"status"`
-				CreatedAt  time.Time      `json:"created_at"`
-				FinishedAt time.Time      `json:"finished_at"`
+				Pipeline string         `json:"pipeline"`
+				Status   waybill.Status `json:"status"`
+				Event    struct {
+					Type string `json:"type"`
+				} `json:"event"`
+				CreatedAt  time.Time `json:"created_at"`
+				FinishedAt time.Time `json:"finished_at"`
 			}) store.Derived {
 				return store.Derived{
-					Columns:  []any{r.Pipeline, string(r.Status), store.Millis(r.CreatedAt), store.Millis(r.FinishedAt)},
+					Columns:  []any{r.Pipeline, string(r.Status), r.Event.Type, store.Millis(r.CreatedAt), store.Millis(r.FinishedAt)},
 					Counters: []string{"status:" + string(r.Status), "pipeline:" + r.Pipeline + ":" + string(r.Status)},
 				}
 			}),
 		},
+		{Name: tableLink, Version: 1},
 		{Name: tableStep, Version: 1},
 		{Name: tableAttempt, Version: 1},
 		{

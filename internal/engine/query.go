@@ -79,30 +79,6 @@ func scan[T any](ctx context.Context, s store.Store, tenant, table, prefix strin
 	return nil
 }
 
-// Runs implements waybill.Runs.
-func (e *Engine) Runs(ctx context.Context, f waybill.RunFilter) (waybill.Page[waybill.Run], error) {
-	q := store.Query{Table: tableRun, Order: "created", Desc: true, Limit: f.Limit, After: f.Cursor}
-	if q.Limit <= 0 {
-		q.Limit = 50
-	}
-	if f.Pipeline != "" {
-		q.Where = append(q.Where, store.Where{Column: "pipeline", Op: store.Eq, Value: f.Pipeline})
-	}
-	if f.Status != "" {
-		q.Where = append(q.Where, store.Where{Column: "status", Op: store.Eq, Value: string(f.Status)})
-	}
-	page, err := e.o.Store.Query(ctx, q)
-	out := waybill.Page[waybill.Run]{Items: make([]waybill.Run, 0, len(page.Rows)), Next: page.Next}
-	for _, row := range page.Rows {
-		var r waybill.Run
-		if err := json.Unmarshal(row.Val, &r); err != nil {
-			return out, err
-		}
-		out.Items = append(out.Items, r)
-	}
-	return out, err
-}
-
 // Records implements waybill.Runs.
 func (e *Engine) Records(ctx context.Context, run, after string, n int) ([]waybill.Record, error) {
 	if _, err := e.run(ctx, run); err != nil {

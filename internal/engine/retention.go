@@ -62,6 +62,11 @@ func (e *Engine) Sweep(ctx context.Context, age time.Duration) (int, error) {
 func (e *Engine) forget(ctx context.Context, row store.Row) (bool, error) {
 	id := row.Key
 	c := &store.Commit{Tenant: row.Tenant, Puts: []store.Put{{Table: tableRun, Key: id, Rev: row.Rev}}}
+	var run waybill.Run
+	if err := json.Unmarshal(row.Val, &run); err != nil {
+		return false, err
+	}
+	dropLinks(c, &run)
 	for _, table := range []string{tableStep, tableAttempt} {
 		rows, err := e.o.Store.Scan(ctx, row.Tenant, table, id+"/", 0)
 		if err != nil {

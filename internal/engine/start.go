@@ -58,6 +58,7 @@ func (e *Engine) StartRun(ctx context.Context, r waybill.StartRequest) (waybill.
 	}
 	ev := waybill.Event{
 		ID: waybill.NewID(now), Type: "http", Source: "/pipelines/" + r.Pipeline, Subject: r.By.Name, Time: now, Data: data,
+		Traceparent: r.Traceparent,
 	}
 	var key string
 	var memory idem
@@ -141,6 +142,7 @@ func (e *Engine) Begin(plan *pipeline.Plan, version int, ev waybill.Event, param
 	run := waybill.Run{
 		ID: waybill.NewID(now), Tenant: store.DefaultTenant, Pipeline: plan.Name, Version: version, Status: waybill.StatusQueued,
 		Event: ev, Params: bound, Given: vars, Priority: plan.Priority, CreatedAt: now, StepCount: len(plan.Steps),
+		Labels: plan.Labels,
 	}
 	sc := pipeline.Scope{
 		Event: eventData(ev), Run: map[string]any{"id": run.ID, "pipeline": run.Pipeline, "version": int64(version)}, Params: bound, Vars: vars,
@@ -171,6 +173,7 @@ func (e *Engine) accept(run *waybill.Run, steps []*waybill.Step, delay time.Dura
 		return nil, err
 	}
 	c := &store.Commit{Tenant: run.Tenant, Puts: []store.Put{p}}
+	putLinks(c, run)
 	for _, st := range steps {
 		p, err := put(tableStep, run.ID+"/"+st.Name, 0, st)
 		if err != nil {

@@ -567,6 +567,9 @@ func (u *unit) prepare(ctx context.Context) (runner.Spec, error) {
 		"WAYBILL_SERVER=" + url, "WAYBILL_CALLBACK=" + callback, "WAYBILL_TOKEN=" + token,
 		"___NextStageFunctionUrl=" + callback + "?token=" + token,
 	}
+	if tp := e.o.Traceparent(u.a.Run, u.msg.Event, u.key()); tp != "" {
+		ours = append(ours, "TRACEPARENT="+tp)
+	}
 	if o := u.msg.Event.Object; o != nil && !o.Deleted {
 		path, err := e.localCopy(ctx, files.in, waybill.FileRef{SHA256: o.SHA256, Size: o.Size, Name: base(o.Key)})
 		if err != nil {

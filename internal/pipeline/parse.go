@@ -100,6 +100,12 @@ func (d *definition) pipeline(root *node) {
 	if n := root.get("prefix"); n != nil {
 		d.readPrefix(n)
 	}
+	if n := root.get("labels"); n != nil {
+		d.readLabels(n)
+	}
+	if n := root.get("notify"); n != nil {
+		d.readNotify(n)
+	}
 	d.prefix = p.Prefix
 	d.readDefaults(root.get("defaults"))
 	d.readParams(root.get("params"))

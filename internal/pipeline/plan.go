@@ -78,6 +78,8 @@ type Options struct {
 	// expressions in args as they are written, and by Step.Build if there was any
 	// expression. Nil checks nothing. Must be safe for concurrent use.
 	Check func(runner string, args []string, with json.RawMessage) error
+	// Now is where doubts about schedules begin to look ahead; nil is time.Now.
+	Now func() time.Time
 	// Runners are the runners that can be used; process and sim if empty.
 	Runners []string
 }
@@ -94,6 +96,8 @@ type Plan struct {
 	Hash     string
 	Env      map[string]string // what ${env:…} inserted; nil if nothing
 	On       On
+	Labels   map[string]string    // of its runs, by which they can be found; nil if none
+	Notify   []waybill.NotifyRule // who is told of its runs
 	Params   []Param
 	Vars     []Var
 	Steps    []*Step // in the order of the groups, and in each in that of the file
