@@ -29,11 +29,11 @@ type word struct {
 // here and gets its reader in parse.go.
 var (
 	pipelineKeys = []word{
-		{"name", runs}, {"description", runs}, {"version", later}, {"labels", later},
+		{"name", runs}, {"description", runs}, {"version", later}, {"labels", runs},
 		{"on", runs}, {"params", runs}, {"vars", runs}, {"prefix", runs}, {"env_case", runs},
 		{"defaults", runs}, {"priority", runs}, {"concurrency", runs},
 		{"steps", runs}, {"on_failure", runs}, {"always", runs}, {"outputs", runs},
-		{"retention", runs}, {"delivery", later}, {"notify", later},
+		{"retention", runs}, {"delivery", later}, {"notify", runs},
 	}
 	stepKeys = []word{
 		{"name", runs}, {"description", runs}, {"needs", runs}, {"if", runs},
