@@ -146,7 +146,10 @@ func (s *Store) rebase(ctx context.Context, conn *pgx.Conn) error {
 	if err != nil {
 		return err
 	}
-	return conn.QueryRow(ctx, "SELECT base FROM waybill").Scan(&s.base)
+	var base int64
+	err = conn.QueryRow(ctx, "SELECT base FROM waybill").Scan(&base)
+	s.base.Store(base)
+	return err
 }
 
 // table is a registered table and its SQL.

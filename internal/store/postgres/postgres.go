@@ -47,9 +47,9 @@ type Store struct {
 	log    *slog.Logger
 	tables map[string]*table
 	where  string
-	schema string // of the database, where our tables are
-	base   int64  // of event positions; see read.go
-	lockID int32  // of this schema, among advisory locks
+	schema string       // of the database, where our tables are
+	base   atomic.Int64 // of event positions; see read.go
+	lockID int32        // of this schema, among advisory locks
 	clock  func() time.Time
 
 	read *pgxpool.Pool // queries, planned for their values

@@ -344,6 +344,9 @@ func parseCursor(c store.Cursor) (pos, seq int64, err error) {
 		return -1, 0, nil
 	}
 	p, q, ok := strings.Cut(string(c), ".")
+	if !ok { // of a SQLite store that was copied into this one
+		q, ok = p, p != ""
+	}
 	pos, err1 := strconv.ParseInt(p, 10, 64)
 	seq, err2 := strconv.ParseInt(q, 10, 64)
 	if !ok || err1 != nil || err2 != nil || pos < 0 || seq < 0 {
@@ -360,7 +363,7 @@ func (s *Store) Tail(ctx context.Context, after store.Cursor, n int) ([]store.St
 		return nil, err
 	}
 	rows, err := s.work.Query(ctx, `SELECT pos, seq, tenant, subject, kind, at, data FROM event
-		WHERE (pos, seq) > ($2, $3) AND pos < `+horizon+` ORDER BY pos, seq LIMIT $4`, s.base, pos, seq, max(n, 0))
+		WHERE (pos, seq) > ($2, $3) AND pos < `+horizon+` ORDER BY pos, seq LIMIT $4`, s.base.Load(), pos, seq, max(n, 0))
 	got, err := collectEvents(rows, err)
 	return got, s.failed(ctx, "tail", err)
 }
@@ -384,7 +387,7 @@ func collectEvents(rows pgx.Rows, err error) ([]store.StoredEvent, error) {
 func (s *Store) Head(ctx context.Context) (store.Cursor, error) {
 	var pos, seq int64
 	err := s.work.QueryRow(ctx, `(SELECT pos, seq FROM event WHERE pos < `+horizon+` ORDER BY pos DESC, seq DESC LIMIT 1)
-		UNION ALL SELECT `+horizon+` - 1, $2::bigint LIMIT 1`, s.base, int64(math.MaxInt64)).Scan(&pos, &seq)
+		UNION ALL SELECT `+horizon+` - 1, $2::bigint LIMIT 1`, s.base.Load(), int64(math.MaxInt64)).Scan(&pos, &seq)
 	if err != nil {
 		return "", s.failed(ctx, "head", err)
 	}

@@ -146,5 +146,5 @@ func (g *group) saveEvents(b *pgx.Batch) {
 		tenants, subjects, kinds = append(tenants, e.tenant), append(subjects, e.Subject), append(kinds, e.Kind)
 		ats, datas = append(ats, at), append(datas, notNil(e.Data))
 	}
-	b.Queue(insertEvents, g.s.base, tenants, subjects, kinds, ats, datas)
+	b.Queue(insertEvents, g.s.base.Load(), tenants, subjects, kinds, ats, datas)
 }

@@ -175,7 +175,7 @@ func (s *Store) examine(ctx context.Context, l logState) (err error) {
 	var pages, size int64
 	ask("user_version", &version)
 	if err == nil {
-		err = checkVersion(version)
+		err = s.checkVersion(version)
 	}
 	ask("page_count", &pages)
 	ask("page_size", &size)

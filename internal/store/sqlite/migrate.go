@@ -5,6 +5,7 @@ import (
 	"embed"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 	"sort"
 
 	"github.com/waybill-run/waybill"
@@ -24,46 +25,62 @@ func migrations() []string {
 	return names
 }
 
-func schemaVersion() int { return len(migrations()) }
+// schemaVersion is the version that this program makes.
+func (s *Store) schemaVersion() int { return len(migrations()) + len(s.later) }
 
 // checkVersion refuses a schema that a newer version of the program made.
-func checkVersion(have int) error {
-	if have > schemaVersion() {
-		return waybill.E(waybill.KindConflict, "the store has schema %d, this version of Waybill knows up to %d", have, schemaVersion()).
-			WithHint("start it with the newer version that wrote it")
+func (s *Store) checkVersion(have int) error {
+	if have > s.schemaVersion() {
+		return waybill.E(waybill.KindConflict, "the store has schema %d, this version of Waybill knows up to %d", have, s.schemaVersion()).
+			WithHint("start it with the newer version that wrote it, or put %s.schema-%d back, which was kept when it was migrated, and lose what came after", filepath.Base(s.path), s.schemaVersion())
 	}
 	return nil
 }
 
-// migrate applies what is missing, all of it in one transaction.
+// migrate applies what is missing, all of it in one transaction. A copy of the file
+// as it was stays beside it.
 func (s *Store) migrate(ctx context.Context) error {
 	var have int
 	if err := s.wconn.QueryRowContext(ctx, "PRAGMA user_version").Scan(&have); err != nil {
 		return err
 	}
 	files := migrations()
-	if have == len(files) {
+	want := s.schemaVersion()
+	if have == want {
 		return nil
+	}
+	kept := ""
+	if have > 0 {
+		var err error
+		if kept, err = s.saveBefore(ctx, have); err != nil {
+			return err
+		}
 	}
 	tx, err := s.wconn.BeginTx(ctx, nil)
 	if err != nil {
 		return err
 	}
 	defer tx.Rollback() //nolint:errcheck // does nothing after Commit
-	for _, name := range files[have:] {
-		text, err := migrationFiles.ReadFile(name)
-		if err != nil {
-			return err
+	for i := have; i < want; i++ {
+		name, text := "for a test", ""
+		if i < len(files) {
+			b, err := migrationFiles.ReadFile(files[i])
+			if err != nil {
+				return err
+			}
+			name, text = files[i], string(b)
+		} else {
+			text = s.later[i-len(files)]
 		}
-		if _, err := tx.ExecContext(ctx, string(text)); err != nil {
+		if _, err := tx.ExecContext(ctx, text); err != nil {
 			return fmt.Errorf("migration %s: %w", name, err)
 		}
 	}
-	if _, err := tx.ExecContext(ctx, fmt.Sprintf("PRAGMA user_version=%d", len(files))); err != nil {
+	if _, err := tx.ExecContext(ctx, fmt.Sprintf("PRAGMA user_version=%d", want)); err != nil {
 		return err
 	}
 	if have > 0 {
-		s.log.Info("store migrated", "from", have, "to", len(files))
+		s.log.Info("store migrated", "from", have, "to", want, "copy_of_before", kept)
 	}
 	return tx.Commit()
 }

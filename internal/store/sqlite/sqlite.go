@@ -45,7 +45,8 @@ type Options struct {
 	// Group is the largest number of operations in one transaction; 0 means 512.
 	Group int
 
-	synchronous string // for tests; "" means FULL
+	synchronous string   // for tests; "" means FULL
+	later       []string // for tests: migrations after those there are
 }
 
 // Store is a [store.Store] in a file.
@@ -58,6 +59,7 @@ type Store struct {
 	group  int
 
 	synchronous string
+	later       []string
 
 	read  *sql.DB
 	write *sql.DB
@@ -66,10 +68,11 @@ type Store struct {
 	readersMu sync.Mutex
 	readers   map[string]*sql.Stmt // by their text
 
-	bells *bells
-	ops   chan *op
-	quit  chan struct{} // closed by Close
-	done  chan struct{} // closed by the writer when it has ended
+	bells  *bells
+	ops    chan *op
+	asides chan *op      // run between transactions
+	quit   chan struct{} // closed by Close
+	done   chan struct{} // closed by the writer when it has ended
 
 	mu     sync.RWMutex // guards paused; the writer alone changes it
 	paused map[string]bool
@@ -97,8 +100,8 @@ func Open(ctx context.Context, path string, schema store.Schema, opts Options) (
 		return nil, err
 	}
 	s := &Store{
-		path: path, schema: schema, log: opts.Logger, clock: opts.Clock, group: opts.Group, synchronous: opts.synchronous,
-		bells: newBells(), ops: make(chan *op, 4096), quit: make(chan struct{}), done: make(chan struct{}),
+		path: path, schema: schema, log: opts.Logger, clock: opts.Clock, group: opts.Group, synchronous: opts.synchronous, later: opts.later,
+		bells: newBells(), ops: make(chan *op, 4096), asides: make(chan *op), quit: make(chan struct{}), done: make(chan struct{}),
 		paused: map[string]bool{}, readers: map[string]*sql.Stmt{},
 	}
 	if s.log == nil {
@@ -273,7 +276,7 @@ func (s *Store) Now() time.Time { return s.clock() }
 
 // Info implements store.Store.
 func (s *Store) Info() store.Info {
-	return store.Info{Engine: "sqlite", Schema: schemaVersion(), Where: s.path}
+	return store.Info{Engine: "sqlite", Schema: s.schemaVersion(), Where: s.path}
 }
 
 // Close implements store.Store.

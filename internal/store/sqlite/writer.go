@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	sqlite "modernc.org/sqlite"
+
 	"github.com/waybill-run/waybill"
 	"github.com/waybill-run/waybill/internal/store"
 )
@@ -90,6 +92,8 @@ type writer struct {
 	paused   map[string]bool
 	prunedAt int64
 
+	snapshots map[*sqlite.Backup]bool // that are being made
+
 	transactions int
 	patience     int64 // size of the log from which readers must let go of it
 }
@@ -116,13 +120,16 @@ func (s *Store) writer() {
 	err := s.raw(func(c driver.Conn) error {
 		w := &writer{
 			s: s, conn: c, stmts: map[string]driver.Stmt{}, args: make([]driver.NamedValue, 0, 64),
-			counts: map[counterKey]int64{}, rings: map[string]bool{}, paused: map[string]bool{},
+			counts: map[counterKey]int64{}, rings: map[string]bool{}, paused: map[string]bool{}, snapshots: map[*sqlite.Backup]bool{},
 		}
 		w.forget()
 		if err := w.loadQueues(); err != nil {
 			return err
 		}
 		w.loop()
+		for b := range w.snapshots {
+			b.Finish() //nolint:errcheck // nobody gets it any more
+		}
 		for _, st := range w.stmts {
 			st.Close()
 		}
@@ -150,12 +157,19 @@ func (w *writer) loop() {
 			rested = written < quietBelow
 			written = 0
 			continue
+		case o := <-w.s.asides:
+			o.err = o.run(w)
+			close(o.done)
+			continue
 		case <-w.s.quit:
 			// Whoever got an operation in before Close still gets its answer.
 			for {
 				select {
 				case o := <-w.s.ops:
 					w.process(append(group[:0], o))
+				case o := <-w.s.asides: // the end of a snapshot, which must not outlive the connection
+					o.err = o.run(w)
+					close(o.done)
 				default:
 					return
 				}

@@ -43,6 +43,7 @@ func Run(t *testing.T, opts Options) {
 	t.Run("query", s.query)
 	t.Run("events", s.events)
 	t.Run("reopen", s.reopen)
+	t.Run("transfer", s.transfer)
 	t.Run("model", s.model)
 	if opts.Shared {
 		t.Run("shared", s.shared)
