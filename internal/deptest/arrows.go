@@ -120,9 +120,14 @@ var Arrows = []Row{
 		Instead: "declare the method you need as an interface of your own; internal/app wires it",
 	},
 	{
-		Dir: "internal/pipeline", May: []string{""}, Modules: []string{"cel.dev/cel-go", "github.com/goccy/go-yaml"},
+		Dir: "internal/pipeline", May: []string{"", "internal/cron"}, Modules: []string{"cel.dev/cel-go", "github.com/goccy/go-yaml"},
 		Why:     "a pure function from YAML to a checked plan; the command line validates with it where there is no server",
 		Instead: "what a runner says of a step comes in through Options.Check; what needs a store belongs in internal/project",
+	},
+	{
+		Dir: "internal/cron", Modules: []string{"github.com/adhocore/gronx"},
+		Why:     "a pure function from an expression to the times it means, without clock or store",
+		Instead: "what keeps times and starts runs belongs in internal/schedule",
 	},
 	{
 		Dir: "internal/queue", May: []string{"", "internal/fault", "internal/store"},

@@ -72,7 +72,8 @@ type Runner interface {
 	// Name is the runner's name in definitions: "process", "sim", "docker".
 	Name() string
 	// Check says what is wrong with the parts of a step this runner reads,
-	// without starting anything; it is used when a definition is validated.
+	// without starting anything; it is used when a definition is validated. A text
+	// may hold expressions (${{ … }}, ${secret:…}) whose values are not known yet.
 	Check(args []string, with json.RawMessage) error
 	// Start starts the unit and returns when it runs or has failed to. Repeated
 	// for a unit that was started before, whatever became of it, it starts
