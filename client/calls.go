@@ -101,9 +101,9 @@ func (c *Client) Run(ctx context.Context, id string) (RunDetail, error) {
 	return ask[RunDetail](ctx, c, c.get(path("/api/v1/runs/%s", id), nil))
 }
 
-// CancelRun asks a run to end.
-func (c *Client) CancelRun(ctx context.Context, id, reason string) (Run, error) {
-	q, err := c.post(path("/api/v1/runs/%s/cancel", id), CancelRun{Reason: reason}, "")
+// CancelRun asks a run to end. With force the steps of always end too.
+func (c *Client) CancelRun(ctx context.Context, id, reason string, force ...bool) (Run, error) {
+	q, err := c.post(path("/api/v1/runs/%s/cancel", id), CancelRun{Reason: reason, Force: len(force) > 0 && force[0]}, "")
 	if err != nil {
 		return Run{}, err
 	}

@@ -9,6 +9,24 @@ import (
 	"github.com/waybill-run/waybill"
 )
 
+// Defines values for AnswerDecision.
+const (
+	AnswerDecisionApproved AnswerDecision = "approved"
+	AnswerDecisionRejected AnswerDecision = "rejected"
+)
+
+// Valid indicates whether the value is a known member of the AnswerDecision enum.
+func (e AnswerDecision) Valid() bool {
+	switch e {
+	case AnswerDecisionApproved:
+		return true
+	case AnswerDecisionRejected:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for HealthStatus.
 const (
 	HealthStatusDegraded HealthStatus = "degraded"
@@ -72,10 +90,31 @@ func (e GetPipelineGraphParamsFormat) Valid() bool {
 	}
 }
 
+// Answer defines model for Answer.
+type Answer struct {
+	Comment  string         `json:"comment,omitempty,omitzero"`
+	Decision AnswerDecision `json:"decision"`
+
+	// Values Named values. Names are compared without case.
+	Values Vars `json:"values,omitempty,omitzero"`
+}
+
+// AnswerDecision defines model for Answer.Decision.
+type AnswerDecision string
+
+// Approval The question of an approval, and its answer.
+type Approval = *waybill.Approval
+
 // Attempt defines model for Attempt.
 type Attempt struct {
+	// Approval The question of an approval, and its answer.
+	Approval Approval `json:"approval,omitempty,omitzero"`
+
 	// Callback What the unit reported.
 	Callback Callback `json:"callback,omitempty,omitzero"`
+
+	// Child The run of a sub-pipeline.
+	Child string `json:"child,omitempty,omitzero"`
 
 	// Cleanup The state of an attempt's unit after the attempt ended; left out when nothing was started.
 	Cleanup      Cleanup   `json:"cleanup,omitempty,omitzero"`
@@ -120,6 +159,9 @@ type Attempt struct {
 
 	// Unit The name of its unit.
 	Unit string `json:"unit"`
+
+	// Until Of a wait: when it is over.
+	Until time.Time `json:"until,omitempty,omitzero"`
 }
 
 // BucketList defines model for BucketList.
@@ -151,8 +193,16 @@ type CallbackResult struct {
 
 // CancelRun defines model for CancelRun.
 type CancelRun struct {
+	// Force End the steps of always too.
+	Force  bool   `json:"force,omitempty,omitzero"`
 	Reason string `json:"reason,omitempty,omitzero"`
 }
+
+// Cell The place of a cell in its matrix.
+type Cell = *waybill.Cell
+
+// Cells The cells of a step with a matrix. Each is a step of its own, named after the step and its number from 0.
+type Cells = *waybill.Cells
 
 // Cleanup The state of an attempt's unit after the attempt ended; left out when nothing was started.
 type Cleanup = waybill.Cleanup
@@ -184,6 +234,9 @@ type Event struct {
 	Time    time.Time `json:"time"`
 	Type    string    `json:"type"`
 }
+
+// Field defines model for Field.
+type Field = waybill.Field
 
 // Health defines model for Health.
 type Health struct {
@@ -281,6 +334,9 @@ type ObjectList struct {
 	// NextCursor The cursor of the next page; null on the last.
 	NextCursor NextCursor `json:"next_cursor"`
 }
+
+// Parent The step that started it, of a sub-pipeline.
+type Parent = *waybill.Parent
 
 // Phase The finer state of an attempt on its way to a terminal status.
 type Phase = waybill.Phase
@@ -422,17 +478,38 @@ type Run struct {
 	Error string `json:"error,omitempty,omitzero"`
 
 	// Event What arrived and started the run.
-	Event      Event     `json:"event"`
+	Event Event `json:"event"`
+
+	// FailedStep The step whose failure the run has.
+	FailedStep string    `json:"failed_step,omitempty,omitzero"`
 	FinishedAt time.Time `json:"finished_at,omitempty,omitzero"`
-	ID         string    `json:"id"`
+
+	// Group The steps it is at: on_failure, always; left out for the others.
+	Group string `json:"group,omitempty,omitzero"`
+	ID    string `json:"id"`
+
+	// Outputs Named values. Names are compared without case.
+	Outputs Vars `json:"outputs,omitempty,omitzero"`
 
 	// Params Named values. Names are compared without case.
-	Params   Vars   `json:"params"`
+	Params Vars `json:"params"`
+
+	// Parent The step that started it, of a sub-pipeline.
+	Parent Parent `json:"parent,omitempty,omitzero"`
+
+	// PausedBy Who paused it: no new step begins.
+	PausedBy string `json:"paused_by,omitempty,omitzero"`
 	Pipeline string `json:"pipeline"`
 	Priority int    `json:"priority,omitempty,omitzero"`
 
 	// RetryOf The run that it repeats.
-	RetryOf   string    `json:"retry_of,omitempty,omitzero"`
+	RetryOf string `json:"retry_of,omitempty,omitzero"`
+
+	// Slots The places it needs while it is open.
+	Slots []Slot `json:"slots,omitempty,omitzero"`
+
+	// SlotsHeld How many of them it holds.
+	SlotsHeld int       `json:"slots_held,omitempty,omitzero"`
 	StartedAt time.Time `json:"started_at,omitempty,omitzero"`
 
 	// Status The state of a run, a step or an attempt.
@@ -459,17 +536,38 @@ type RunDetail struct {
 	Error string `json:"error,omitempty,omitzero"`
 
 	// Event What arrived and started the run.
-	Event      Event     `json:"event"`
+	Event Event `json:"event"`
+
+	// FailedStep The step whose failure the run has.
+	FailedStep string    `json:"failed_step,omitempty,omitzero"`
 	FinishedAt time.Time `json:"finished_at,omitempty,omitzero"`
-	ID         string    `json:"id"`
+
+	// Group The steps it is at: on_failure, always; left out for the others.
+	Group string `json:"group,omitempty,omitzero"`
+	ID    string `json:"id"`
+
+	// Outputs Named values. Names are compared without case.
+	Outputs Vars `json:"outputs,omitempty,omitzero"`
 
 	// Params Named values. Names are compared without case.
-	Params   Vars   `json:"params"`
+	Params Vars `json:"params"`
+
+	// Parent The step that started it, of a sub-pipeline.
+	Parent Parent `json:"parent,omitempty,omitzero"`
+
+	// PausedBy Who paused it: no new step begins.
+	PausedBy string `json:"paused_by,omitempty,omitzero"`
 	Pipeline string `json:"pipeline"`
 	Priority int    `json:"priority,omitempty,omitzero"`
 
 	// RetryOf The run that it repeats.
-	RetryOf   string    `json:"retry_of,omitempty,omitzero"`
+	RetryOf string `json:"retry_of,omitempty,omitzero"`
+
+	// Slots The places it needs while it is open.
+	Slots []Slot `json:"slots,omitempty,omitzero"`
+
+	// SlotsHeld How many of them it holds.
+	SlotsHeld int       `json:"slots_held,omitempty,omitzero"`
 	StartedAt time.Time `json:"started_at,omitempty,omitzero"`
 
 	// Status The state of a run, a step or an attempt.
@@ -493,6 +591,20 @@ type RunList struct {
 	NextCursor NextCursor `json:"next_cursor"`
 }
 
+// Slot defines model for Slot.
+type Slot = waybill.Slot
+
+// SlotInfo A slot of concurrency.
+type SlotInfo = waybill.SlotInfo
+
+// SlotList defines model for SlotList.
+type SlotList struct {
+	Items []SlotInfo `json:"items"`
+
+	// NextCursor The cursor of the next page; null on the last.
+	NextCursor NextCursor `json:"next_cursor"`
+}
+
 // SourceProblem defines model for SourceProblem.
 type SourceProblem struct {
 	Column int    `json:"column,omitempty,omitzero"`
@@ -504,8 +616,14 @@ type SourceProblem struct {
 
 // StartRun defines model for StartRun.
 type StartRun struct {
+	// Delay How long it waits before its first step, such as 90s or 2h.
+	Delay string `json:"delay,omitempty,omitzero"`
+
 	// Params Named values. Names are compared without case.
 	Params Vars `json:"params,omitempty,omitzero"`
+
+	// Priority Larger begins first; that of the pipeline when left out.
+	Priority *int `json:"priority,omitempty"`
 
 	// Vars Named values. Names are compared without case.
 	Vars Vars `json:"vars,omitempty,omitzero"`
@@ -519,9 +637,18 @@ type Step struct {
 	// Added Variables of the run that it set.
 	Added []string `json:"added"`
 
+	// AllowFailure It failed and that is not the run's failure.
+	AllowFailure bool `json:"allow_failure,omitempty,omitzero"`
+
 	// Attempts Attempts made so far.
-	Attempts int    `json:"attempts"`
-	Error    string `json:"error,omitempty,omitzero"`
+	Attempts int `json:"attempts"`
+
+	// Cell The place of a cell in its matrix.
+	Cell Cell `json:"cell,omitempty,omitzero"`
+
+	// Cells The cells of a step with a matrix. Each is a step of its own, named after the step and its number from 0.
+	Cells Cells  `json:"cells,omitempty,omitzero"`
+	Error string `json:"error,omitempty,omitzero"`
 
 	// ExitCode Of the last attempt that ended by itself.
 	ExitCode *int `json:"exit_code,omitempty"`
@@ -529,6 +656,9 @@ type Step struct {
 	// Failures Attempts that failed or timed out.
 	Failures   int       `json:"failures"`
 	FinishedAt time.Time `json:"finished_at,omitempty,omitzero"`
+
+	// Group on_failure or always; left out for the others.
+	Group string `json:"group,omitempty,omitzero"`
 
 	// Index Its place in the definition.
 	Index int `json:"index"`
@@ -539,9 +669,12 @@ type Step struct {
 	Needs  []string `json:"needs"`
 
 	// Outputs Named values. Names are compared without case.
-	Outputs   Vars      `json:"outputs"`
-	Runner    string    `json:"runner"`
-	StartedAt time.Time `json:"started_at,omitempty,omitzero"`
+	Outputs Vars `json:"outputs"`
+
+	// ReusedFrom The run whose result it has.
+	ReusedFrom string    `json:"reused_from,omitempty,omitzero"`
+	Runner     string    `json:"runner"`
+	StartedAt  time.Time `json:"started_at,omitempty,omitzero"`
 
 	// Status The state of a run, a step or an attempt.
 	Status Status `json:"status"`
@@ -771,6 +904,15 @@ type CompleteAttemptParams struct {
 	Token string `form:"token,omitempty" json:"token,omitempty,omitzero"`
 }
 
+// ListSlotsParams defines parameters for ListSlots.
+type ListSlotsParams struct {
+	// Limit The most items in the answer.
+	Limit Limit `form:"limit,omitempty" json:"limit,omitempty,omitzero"`
+
+	// Cursor The next_cursor of the page before.
+	Cursor Cursor `form:"cursor,omitempty" json:"cursor,omitempty,omitzero"`
+}
+
 // CreateTokenParams defines parameters for CreateToken.
 type CreateTokenParams struct {
 	// IdempotencyKey Any text that is unique to what is asked for. It is remembered for at least a day.
@@ -791,6 +933,9 @@ type CancelRunJSONRequestBody = CancelRun
 
 // RetryRunJSONRequestBody defines body for RetryRun for application/json ContentType.
 type RetryRunJSONRequestBody = RetryRun
+
+// AnswerApprovalJSONRequestBody defines body for AnswerApproval for application/json ContentType.
+type AnswerApprovalJSONRequestBody = Answer
 
 // CompleteAttemptJSONRequestBody defines body for CompleteAttempt for application/json ContentType.
 type CompleteAttemptJSONRequestBody CompleteAttemptJSONBody

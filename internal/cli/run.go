@@ -14,7 +14,8 @@ import (
 
 func (a *app) runCmd() *cobra.Command {
 	return group("run", "Look at runs, cancel and retry them",
-		a.runListCmd(), a.runShowCmd(), a.runLogsCmd(), a.runEventsCmd(), a.runCancelCmd(), a.runRetryCmd())
+		a.runListCmd(), a.runShowCmd(), a.runLogsCmd(), a.runEventsCmd(), a.runCancelCmd(), a.runRetryCmd(), a.runPauseCmd(true), a.runPauseCmd(false),
+		a.runAnswerCmd(waybill.Approved), a.runAnswerCmd(waybill.Rejected), a.runSlotsCmd())
 }
 
 func (a *app) runListCmd() *cobra.Command {
@@ -161,10 +162,12 @@ func (a *app) runEventsCmd() *cobra.Command {
 
 func (a *app) runCancelCmd() *cobra.Command {
 	var reason string
+	var force bool
 	cmd := &cobra.Command{
 		Use: "cancel ID", Short: "Ask a run to end", Args: cobra.ExactArgs(1),
+		Long: "Ask a run to end. Its units are stopped, then the steps of always run; with --force\nthey are stopped too, or do not begin.",
 		RunE: a.with(func(ctx context.Context, c *client.Client, args []string) error {
-			r, err := c.CancelRun(ctx, args[0], reason)
+			r, err := c.CancelRun(ctx, args[0], reason, force)
 			if err != nil {
 				return err
 			}
@@ -172,6 +175,7 @@ func (a *app) runCancelCmd() *cobra.Command {
 		}),
 	}
 	cmd.Flags().StringVar(&reason, "reason", "", "why, for the timeline")
+	cmd.Flags().BoolVar(&force, "force", false, "end the steps of always too")
 	return cmd
 }
 

@@ -13,8 +13,10 @@ import (
 func (a *app) startCmd() *cobra.Command {
 	var vars, params []string
 	var wait bool
-	var key string
-	cmd := &cobra.Command{
+	var key, delay string
+	var priority int
+	var cmd *cobra.Command
+	cmd = &cobra.Command{
 		Use:   "start PIPELINE",
 		Short: "Start a run of a pipeline",
 		Long: `Start a run of a pipeline and print its id.
@@ -31,6 +33,10 @@ not succeed. Interrupting it leaves the run going.`,
 			if s.Params, err = assignments(params); err != nil {
 				return err
 			}
+			s.Delay = delay
+			if cmd.Flags().Changed("priority") {
+				s.Priority = &priority
+			}
 			run, err := c.StartRun(ctx, args[0], s, key)
 			if err != nil {
 				return err
@@ -46,5 +52,7 @@ not succeed. Interrupting it leaves the run going.`,
 	f.StringArrayVar(&params, "param", nil, "NAME=VALUE: a parameter of the pipeline (can be repeated)")
 	f.BoolVar(&wait, "wait", false, "wait until the run has ended")
 	f.StringVar(&key, "idempotency-key", "", "the same key again answers the run that was started then")
+	f.StringVar(&delay, "delay", "", "wait so long before the first step, such as 90s or 2h")
+	f.IntVar(&priority, "priority", 0, "larger begins first, -1000 to 1000 (default that of the pipeline)")
 	return cmd
 }

@@ -31,7 +31,7 @@ const (
 func linkKey(what, value, run string) string { return what + "\x01" + value + "\x01" + run }
 
 // links are the rows by which a run is found, to be put with it and deleted with it.
-func links(r *waybill.Run) []string {
+func runLinks(r *waybill.Run) []string {
 	var out []string
 	for name, value := range r.Labels {
 		out = append(out, linkKey(linkLabel, name+"="+value, r.ID))
@@ -48,14 +48,14 @@ func links(r *waybill.Run) []string {
 
 // putLinks adds the links of a new run to the commit that makes it.
 func putLinks(c *store.Commit, r *waybill.Run) {
-	for _, key := range links(r) {
+	for _, key := range runLinks(r) {
 		c.Puts = append(c.Puts, store.Put{Table: tableLink, Key: key, Val: []byte(`true`)})
 	}
 }
 
 // dropLinks adds the deletion of a run's links to the commit that forgets it.
 func dropLinks(c *store.Commit, r *waybill.Run) {
-	for _, key := range links(r) {
+	for _, key := range runLinks(r) {
 		c.Puts = append(c.Puts, store.Put{Table: tableLink, Key: key, Rev: store.AnyRev})
 	}
 }

@@ -52,6 +52,11 @@ var operations = map[string]operation{
 	"GET /api/v1/runs/{run}/events":  {id: "getRunEvents", need: waybill.RoleViewer},
 	"POST /api/v1/runs/{run}/cancel": {id: "cancelRun", need: waybill.RoleOperator, action: "run.cancel"},
 	"POST /api/v1/runs/{run}/retry":  {id: "retryRun", need: waybill.RoleOperator, action: "run.retry"},
+	"POST /api/v1/runs/{run}/pause":  {id: "pauseRun", need: waybill.RoleOperator, action: "run.pause"},
+	"POST /api/v1/runs/{run}/resume": {id: "resumeRun", need: waybill.RoleOperator, action: "run.resume"},
+	"GET /api/v1/slots":              {id: "listSlots", need: waybill.RoleViewer},
+	// The step may want an admin, or one of some names.
+	"POST /api/v1/runs/{run}/steps/{step}/approval": {id: "answerApproval", need: waybill.RoleOperator, action: "approval.answer"},
 
 	"POST /api/v1/runs/{run}/steps/{step}/attempts/{attempt}/callback":  {id: "completeAttempt", need: waybill.RoleUnit, unit: unitOwn, action: "attempt.complete", quiet: true},
 	"POST /api/v1/runs/{run}/steps/{step}/attempts/{attempt}/heartbeat": {id: "heartbeatAttempt", need: waybill.RoleUnit, unit: unitOwn, action: "attempt.heartbeat", quiet: true},

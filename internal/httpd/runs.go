@@ -25,8 +25,16 @@ func (a api) StartRun(w http.ResponseWriter, r *http.Request, name string, p ope
 		if err := checkKey(r); err != nil {
 			return err
 		}
+		delay := time.Duration(0)
+		if body.Delay != "" {
+			var err error
+			if delay, err = time.ParseDuration(body.Delay); err != nil {
+				return waybill.E(waybill.KindInvalid, "delay %q is not a duration", shorten(body.Delay, 40)).WithHint("durations look like 90s, 10m or 2h")
+			}
+		}
 		run, fresh, err := v.Runs.StartRun(r.Context(), waybill.StartRequest{
 			Pipeline: name, Vars: body.Vars, Params: body.Params, IdempotencyKey: p.IdempotencyKey, By: c.who,
+			Delay: delay, Priority: body.Priority,
 		})
 		if err != nil {
 			return err
@@ -47,12 +55,20 @@ func (a api) ListRuns(w http.ResponseWriter, r *http.Request, p openapi.ListRuns
 			return waybill.E(waybill.KindInvalid, "%q is not a status", shorten(string(p.Status), 40)).
 				WithHint("statuses are %s", joined(waybill.Statuses()))
 		}
-		page, err := v.Runs.Runs(r.Context(), waybill.RunFilter{Pipeline: p.Pipeline, Status: p.Status, Limit: n, Cursor: p.Cursor})
+		page, err := v.Runs.Runs(r.Context(), waybill.RunFilter{Pipeline: p.Pipeline, Statuses: statuses(p.Status), Limit: n, Cursor: p.Cursor})
 		if err != nil {
 			return err
 		}
 		return a.reply(w, r, http.StatusOK, openapi.RunList{Items: convert(page.Items, wireRun), NextCursor: nextCursor(page.Next)})
 	})
+}
+
+// statuses are those of a filter.
+func statuses(s waybill.Status) []waybill.Status {
+	if s == "" {
+		return nil
+	}
+	return []waybill.Status{s}
 }
 
 func joined[T ~string](words []T) string {
@@ -78,7 +94,7 @@ func (a api) CancelRun(w http.ResponseWriter, r *http.Request, run string) {
 		if len(body.Reason) > 1000 {
 			return waybill.E(waybill.KindInvalid, "reason is longer than 1000 bytes")
 		}
-		out, err := v.Runs.CancelRun(r.Context(), run, body.Reason, false, c.who)
+		out, err := v.Runs.CancelRun(r.Context(), run, body.Reason, body.Force, c.who)
 		if err != nil {
 			return err
 		}

@@ -209,9 +209,21 @@ func TestRuns(t *testing.T) {
 		{name: "retry too early", method: "POST", path: "/api/v1/runs/run-1/retry", status: 409, audits: []string{"run.retry run-1 conflict"}},
 		{name: "cancel", method: "POST", path: "/api/v1/runs/run-1/cancel", body: `{"reason":"enough"}`, status: 202, want: []string{`"cancel_by":"local"`}, audits: []string{"run.cancel run-1 ok"}},
 		{name: "cancel without body, twice", method: "POST", path: "/api/v1/runs/run-1/cancel", status: 202, audits: []string{"run.cancel run-1 ok"}},
+		{name: "cancel by force", method: "POST", path: "/api/v1/runs/run-1/cancel", body: `{"force":true}`, status: 202, audits: []string{"run.cancel run-1 ok"}},
+		{name: "pause", method: "POST", path: "/api/v1/runs/run-1/pause", status: 202, want: []string{`"paused_by":"local"`}, audits: []string{"run.pause run-1 ok"}},
+		{name: "resume", method: "POST", path: "/api/v1/runs/run-1/resume", status: 202, without: []string{"paused_by"}, audits: []string{"run.resume run-1 ok"}},
+		{name: "pause nothing", method: "POST", path: "/api/v1/runs/nope/pause", status: 404, audits: []string{"run.pause nope not_found"}},
+		{name: "approve", method: "POST", path: "/api/v1/runs/run-1/steps/gate/approval", body: `{"decision":"approved","comment":"fine","values":{"n":1}}`, status: 200, want: []string{`"decision":"approved"`, `"by":"local"`, `"values":{"n":1}`}, audits: []string{"approval.answer run-1/gate ok"}},
+		{name: "approve again", method: "POST", path: "/api/v1/runs/run-1/steps/gate/approval", body: `{"decision":"approved"}`, status: 200, audits: []string{"approval.answer run-1/gate ok"}},
+		{name: "reject what was approved", method: "POST", path: "/api/v1/runs/run-1/steps/gate/approval", body: `{"decision":"rejected"}`, status: 409, audits: []string{"approval.answer run-1/gate conflict"}},
+		{name: "answer nothing", method: "POST", path: "/api/v1/runs/run-1/steps/nope/approval", body: `{"decision":"approved"}`, status: 404, audits: []string{"approval.answer run-1/nope not_found"}},
+		{name: "answer maybe", method: "POST", path: "/api/v1/runs/run-1/steps/gate/approval", body: `{"decision":"maybe"}`, status: 422, audits: []string{"approval.answer run-1/gate invalid"}},
+		{name: "answer without a body", method: "POST", path: "/api/v1/runs/run-1/steps/gate/approval", status: 400, audits: []string{"approval.answer run-1/gate malformed"}},
+		{name: "slots", method: "GET", path: "/api/v1/slots?limit=1", status: 200, want: []string{`"key":"slot-run-1"`, `"next_cursor":"1"`}},
 	})
 	b.world.End("run-1", waybill.StatusCanceled)
 	b.steps([]step{
+		{name: "pause the ended", method: "POST", path: "/api/v1/runs/run-1/pause", status: 409, audits: []string{"run.pause run-1 conflict"}},
 		{name: "cancel the ended", method: "POST", path: "/api/v1/runs/run-1/cancel", status: 409, want: []string{"cancel run run-1: the run has ended"}, audits: []string{"run.cancel run-1 conflict"}},
 		{name: "retry", method: "POST", path: "/api/v1/runs/run-1/retry", headers: []string{"Idempotency-Key: r"}, body: `{"from":"greet"}`, status: 202, want: []string{`"id":"run-3"`, `"retry_of":"run-1"`}, audits: []string{"run.retry run-1 ok"}},
 		{name: "retry again", method: "POST", path: "/api/v1/runs/run-1/retry", headers: []string{"Idempotency-Key: r"}, body: `{"from":"greet"}`, status: 202, want: []string{`"id":"run-3"`}, header: "Idempotency-Replayed: true", audits: []string{"run.retry run-1 ok"}},

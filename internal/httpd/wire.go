@@ -36,6 +36,7 @@ func wireRun(r waybill.Run) openapi.Run {
 		Event: wireEvent(r.Event), Params: r.Params, Vars: r.Vars, Priority: r.Priority,
 		CreatedAt: r.CreatedAt, StartedAt: r.StartedAt, FinishedAt: r.FinishedAt,
 		CancelBy: r.CancelBy, RetryOf: r.Of, StepCount: r.StepCount, StepsDone: r.StepsDone,
+		Outputs: r.Outputs, PausedBy: r.Paused, Parent: r.Parent, Slots: r.Slots, SlotsHeld: r.Held, FailedStep: r.Failed, Group: r.Group,
 	}
 }
 
@@ -46,6 +47,7 @@ func wireDetail(d waybill.RunDetail) openapi.RunDetail {
 		Event: r.Event, Params: r.Params, Vars: r.Vars, Priority: r.Priority,
 		CreatedAt: r.CreatedAt, StartedAt: r.StartedAt, FinishedAt: r.FinishedAt,
 		CancelBy: r.CancelBy, RetryOf: r.RetryOf, StepCount: r.StepCount, StepsDone: r.StepsDone,
+		Outputs: r.Outputs, PausedBy: r.PausedBy, Parent: r.Parent, Slots: r.Slots, SlotsHeld: r.SlotsHeld, FailedStep: r.FailedStep, Group: r.Group,
 		Steps: convert(d.Steps, wireStep), Attempts: convert(d.Attempts, wireAttempt),
 	}
 }
@@ -55,6 +57,7 @@ func wireStep(s waybill.Step) openapi.Step {
 		Name: s.Name, Index: s.Index, Runner: s.Runner, Needs: list(s.Needs), Status: status(s.Status), Error: s.Error,
 		ExitCode: s.ExitCode, Attempts: s.Attempts, Failures: s.Failures, Losses: s.Losses,
 		Outputs: s.Outputs, Added: list(s.Added), StartedAt: s.StartedAt, FinishedAt: s.FinishedAt,
+		Group: s.Group, AllowFailure: s.Allowed, ReusedFrom: s.Reused, Cells: s.Cells, Cell: s.Cell,
 	}
 }
 
@@ -65,7 +68,7 @@ func wireAttempt(a waybill.Attempt) openapi.Attempt {
 		Cleanup: a.Cleanup, CleanupError: a.CleanupErr, Stop: a.Stop, Returned: a.Returned,
 		LogTail: a.LogTail, LogBytes: a.LogBytes, LogTruncated: a.Truncated,
 		QueuedAt: a.QueuedAt, StartedAt: a.StartedAt, HeartbeatAt: a.HeartbeatAt, Progress: a.Progress,
-		FinishedAt: a.FinishedAt, Deadline: a.Deadline,
+		FinishedAt: a.FinishedAt, Deadline: a.Deadline, Until: a.Until, Approval: a.Approval, Child: a.Child,
 	}
 	if out.Phase == "" {
 		out.Phase = waybill.PhaseQueued

@@ -527,9 +527,9 @@ func ReadAsk(with json.RawMessage, now time.Time) (Ask, *waybill.Approval, error
 	}
 	q := &waybill.Approval{Message: a.Message, Role: a.Role, Approvers: a.Approvers}
 	switch a.Role {
-	case waybill.RoleViewer, waybill.RoleOperator, waybill.RoleAdmin:
+	case waybill.RoleOperator, waybill.RoleAdmin:
 	default:
-		return a, nil, waybill.E(waybill.KindInvalid, "with.role: expected viewer, operator or admin, found %s", clip(string(a.Role)))
+		return a, nil, waybill.E(waybill.KindInvalid, "with.role: expected operator or admin, found %s", clip(string(a.Role)))
 	}
 	for _, x := range [][2]string{{"on_reject", a.OnReject}, {"on_expiry", a.OnExpiry}} {
 		if x[1] != "fail" && x[1] != "continue" {

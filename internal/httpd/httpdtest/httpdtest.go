@@ -231,7 +231,7 @@ func (w runs) Runs(_ context.Context, f waybill.RunFilter) (waybill.Page[waybill
 	var all []waybill.Run
 	for _, id := range slices.Backward(w.order) {
 		r := w.Details[id].Run
-		if (f.Pipeline == "" || f.Pipeline == r.Pipeline) && (f.Status == "" || f.Status == r.Status) {
+		if (f.Pipeline == "" || f.Pipeline == r.Pipeline) && (len(f.Statuses) == 0 || slices.Contains(f.Statuses, r.Status)) {
 			all = append(all, r)
 		}
 	}
@@ -254,7 +254,7 @@ func page[T any](all []T, limit int, cursor string) (waybill.Page[T], error) {
 	return p, nil
 }
 
-func (w runs) CancelRun(_ context.Context, id, reason string, by waybill.Principal) (waybill.Run, error) {
+func (w runs) CancelRun(_ context.Context, id, reason string, _ bool, by waybill.Principal) (waybill.Run, error) {
 	unlock, err := w.lock()
 	if err != nil {
 		return waybill.Run{}, err
