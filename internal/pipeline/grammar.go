@@ -57,7 +57,7 @@ var (
 
 	// knownRunners are the runners of the design; Options.Runners says which of
 	// them this server has.
-	knownRunners = []string{"process", "sim", "oci", "docker", "kubernetes", "aci", "pool", "bundle", RunnerWait, RunnerApproval, RunnerPipeline}
+	knownRunners = []string{"process", "sim", "http", "oci", "docker", "kubernetes", "aci", "pool", "bundle", RunnerWait, RunnerApproval, RunnerPipeline}
 )
 
 // synonyms are names other tools give to our keys.

@@ -35,7 +35,7 @@ func parse(file string, src []byte, opts Options) (*Plan, place, error) {
 		params: map[string]string{}, vars: map[string]string{}, pending: map[string]bool{}, badOutputs: map[string]bool{},
 	}
 	if len(opts.Runners) == 0 {
-		d.opts.Runners = []string{"process", "sim"}
+		d.opts.Runners = []string{"process", "sim", "http"}
 	}
 	d.opts.Runners = append(slices.Clone(d.opts.Runners), RunnerWait, RunnerApproval, RunnerPipeline)
 	given := d.opts.Check

@@ -74,13 +74,13 @@ type Options struct {
 	// that come through the API.
 	Env func(name string) (string, bool)
 	// Check says what is wrong with the parts of a step that its runner reads. It
-	// is called when the definition is read if with holds no expression, with
-	// expressions in args as they are written, and by Step.Build if there was any
-	// expression. Nil checks nothing. Must be safe for concurrent use.
+	// is called when the definition is read, with expressions as they are written,
+	// and by Step.Build if there was any. Nil checks nothing. Must be safe for
+	// concurrent use.
 	Check func(runner string, args []string, with json.RawMessage) error
 	// Now is where doubts about schedules begin to look ahead; nil is time.Now.
 	Now func() time.Time
-	// Runners are the runners that can be used; process and sim if empty.
+	// Runners are the runners that can be used; process, sim and http if empty.
 	Runners []string
 }
 

@@ -437,13 +437,13 @@ func (d *definition) fill(s *Step, n *node) {
 			d.add(p.at, "", "%s: pipeline %s starts itself", what, d.plan.Name)
 		}
 	}
-	if s.check == nil || !slices.Contains(d.opts.Runners, s.Runner) || !withFixed || !good || len(d.list)+d.dropped > before {
+	if s.check == nil || !slices.Contains(d.opts.Runners, s.Runner) || !withFixed && s.Control() || !good || len(d.list)+d.dropped > before {
 		return
 	}
 	d.checkStatic(s, what, n)
 }
 
-// checkStatic asks the runner about a step whose settings are fixed.
+// checkStatic asks the runner about a step, with expressions as they are written.
 func (d *definition) checkStatic(s *Step, what string, n *node) {
 	args := make([]string, len(s.args))
 	for i, t := range s.args {
@@ -451,7 +451,7 @@ func (d *definition) checkStatic(s *Step, what string, n *node) {
 	}
 	b := Built{Args: args}
 	if s.with != nil {
-		raw, err := s.with.json(nil)
+		raw, err := s.with.written()
 		if err != nil {
 			d.add(n.get("with").at, "", "%s.with: %v", what, err)
 			return

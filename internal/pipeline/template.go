@@ -360,6 +360,32 @@ func (t *tree) eval(sc *scope) (any, error) {
 	return t.raw, nil
 }
 
+// written returns the value as JSON with its expressions as they are written.
+func (t *tree) written() (json.RawMessage, error) {
+	b, err := waybill.ValueOf(t.plain())
+	return json.RawMessage(b), err
+}
+
+func (t *tree) plain() any {
+	switch {
+	case t.text != nil:
+		return t.text.source()
+	case t.obj:
+		m := make(map[string]any, len(t.keys))
+		for i, k := range t.keys {
+			m[k] = t.list[i].plain()
+		}
+		return m
+	case t.list != nil:
+		l := make([]any, len(t.list))
+		for i, c := range t.list {
+			l[i] = c.plain()
+		}
+		return l
+	}
+	return t.raw
+}
+
 func (t *tree) json(sc *scope) (json.RawMessage, error) {
 	v, err := t.eval(sc)
 	if err != nil {
