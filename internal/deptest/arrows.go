@@ -158,6 +158,26 @@ var Arrows = []Row{
 		Instead: inContract,
 	},
 	{
+		Dir: "internal/cloud", May: []string{""},
+		Why:     "a contract, imported by all who use it and all who implement it",
+		Instead: inContract,
+	},
+	{
+		Dir: "internal/cloud/*test", May: []string{"", "internal/cloud"}, Modules: []string{"*"},
+		Why:     "the suite that every bucket passes, and servers that stand in for those of the clouds",
+		Instead: inContract,
+	},
+	{
+		Dir: "internal/cloud/portable", May: []string{"", "internal/cloud"}, Modules: []string{"gocloud.dev"},
+		Why:     "what the object stores have in common; each of them hands in what differs",
+		Instead: "what one store needs belongs in its own package",
+	},
+	{
+		Dir: "internal/cloud/*", May: []string{"", "internal/cloud", "internal/cloud/portable"}, Modules: []string{"*"},
+		Why:     "an implementation, which knows its contract and no sibling",
+		Instead: inContract,
+	},
+	{
 		Dir: "internal/store/*test", May: []string{"", "internal/store"}, Modules: []string{"github.com/google/go-cmp", "go.uber.org/goleak", "pgregory.net/rapid"},
 		Why:     "the suite that every store passes, so it can know none of them",
 		Instead: inContract,

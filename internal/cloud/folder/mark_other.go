@@ -1,0 +1,7 @@
+//go:build !linux
+
+package folder
+
+import "os"
+
+func attempt(*os.File) string { return "" }
