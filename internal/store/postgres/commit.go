@@ -244,7 +244,11 @@ func (w *committer) group(calls []*call) {
 	var err error
 	for range 4 {
 		g := newGroup(w.s, calls)
+		began := time.Now()
 		if err = w.write(g); err == nil {
+			if f := w.s.flushed.Load(); f != nil {
+				(*f)(len(calls), time.Since(began))
+			}
 			w.s.rang(g)
 			for i, k := range calls {
 				k.done <- g.outcome[i]

@@ -43,6 +43,8 @@ type Options struct {
 
 // Store implements store.Store.
 type Store struct {
+	flushed atomic.Pointer[func(int, time.Duration)]
+
 	opts   Options
 	log    *slog.Logger
 	tables map[string]*table

@@ -20,6 +20,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	sqlite "modernc.org/sqlite"
@@ -76,6 +77,8 @@ type Store struct {
 
 	mu     sync.RWMutex // guards paused; the writer alone changes it
 	paused map[string]bool
+
+	flushed atomic.Pointer[func(int, time.Duration)]
 
 	closeOnce sync.Once
 	closeErr  error

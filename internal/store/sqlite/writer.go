@@ -272,6 +272,7 @@ func (w *writer) limitLog() {
 
 func (w *writer) transact(group []*op) (err error) {
 	w.now = w.s.clock().UnixMicro()
+	began := time.Now()
 	defer func() {
 		if err == nil {
 			return
@@ -330,6 +331,9 @@ func (w *writer) transact(group []*op) (err error) {
 	}
 	if _, err = w.exec("COMMIT"); err != nil {
 		return err
+	}
+	if f := w.s.flushed.Load(); f != nil {
+		(*f)(len(group), time.Since(began))
 	}
 	w.announce()
 	w.limitLog()
