@@ -228,7 +228,7 @@ func (n *Notifier) handle(ctx context.Context, b feed.Batch) (feed.Effect, error
 			err = n.runEnded(ctx, e, rules, &out)
 		case e.Kind == "cleanup.failed":
 			err = n.cleanupFailed(ctx, e, rules, &out)
-		case e.Kind == "letter.dead":
+		case e.Kind == queue.EventDead:
 			err = n.letterDead(e, rules, &out)
 		}
 		if err != nil {
@@ -551,11 +551,7 @@ func hostPort(s, port string) (string, string) {
 func itoa(i int) string { return strconv.Itoa(i) }
 
 func (n *Notifier) letterDead(e *store.StoredEvent, rules []scoped, out *feed.Effect) error {
-	var d struct {
-		Topic  string `json:"topic"`
-		Key    string `json:"key"`
-		Reason string `json:"reason"`
-	}
+	var d queue.DeadEvent
 	if json.Unmarshal(e.Data, &d) != nil || d.Topic == Topic {
 		return nil // a notification that failed tells nobody of that, or it would go on for ever
 	}

@@ -413,6 +413,7 @@ func (w *Worker) bury(ctx context.Context, s *session, m *store.Msg, reason stri
 			}
 		}
 		c.Dead, c.Reason = m, reason
+		c.Events = append(c.Events, buriedEvent(m, reason, w.o.Store.Now()))
 		err := w.commit(ctx, c)
 		switch {
 		case err == nil:

@@ -1,0 +1,33 @@
+package queue
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/waybill-run/waybill/internal/store"
+)
+
+// EventDead is the kind of the event that tells of a new dead letter. Its subject
+// is "queue/TOPIC", its data a [DeadEvent].
+const EventDead = "letter.dead"
+
+// DeadEvent says which message was buried and why.
+type DeadEvent struct {
+	Topic  string `json:"topic"`
+	Key    string `json:"key"`
+	Reason string `json:"reason"`
+}
+
+// maxReason bounds the reason in an event; the letter has all of it.
+const maxReason = 2000
+
+func buriedEvent(m *store.Msg, reason string, at time.Time) store.Event {
+	if len(reason) > maxReason {
+		reason = reason[:maxReason]
+	}
+	b, err := json.Marshal(DeadEvent{m.Topic, m.Key, reason})
+	if err != nil {
+		b = nil // three strings; this cannot happen
+	}
+	return store.Event{Subject: "queue/" + m.Topic, Kind: EventDead, Data: b, At: at}
+}
