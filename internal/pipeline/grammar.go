@@ -42,10 +42,13 @@ var (
 		{"inputs", runs}, {"inherit", runs}, {"outputs", runs}, {"callback", runs}, {"allow_failure", runs},
 		{"strict_exit", runs}, {"cleanup", runs}, {"priority", runs}, {"notify", later},
 	}
-	onKeys       = []word{{"http", runs}, {"object", runs}, {"queue", runs}, {"schedule", later}, {"webhook", later}, {"event", later}}
+	onKeys       = []word{{"http", runs}, {"object", runs}, {"queue", runs}, {"schedule", runs}, {"webhook", runs}, {"event", runs}}
 	httpKeys     = []word{}
 	objectKeys   = []word{{"bucket", runs}, {"match", runs}, {"settle", runs}, {"events", runs}, {"filter", runs}, {"params", runs}, {"vars", runs}}
 	queueKeys    = []word{{"source", runs}, {"filter", runs}, {"params", runs}, {"vars", runs}}
+	scheduleKeys = []word{{"cron", runs}, {"every", runs}, {"timezone", runs}, {"catchup", runs}, {"overlap", runs}, {"start", runs}, {"end", runs}, {"filter", runs}, {"params", runs}, {"vars", runs}}
+	webhookKeys  = []word{{"name", runs}, {"secret", runs}, {"signature", runs}, {"tolerance", runs}, {"filter", runs}, {"params", runs}, {"vars", runs}}
+	eventKeys    = []word{{"type", runs}, {"source", runs}, {"filter", runs}, {"params", runs}, {"vars", runs}}
 	defaultsKeys = []word{{"timeout", runs}, {"retry", runs}, {"runner", runs}}
 	retryKeys    = []word{{"max", runs}, {"backoff", runs}, {"max_backoff", runs}, {"on", runs}}
 	paramKeys    = []word{{"type", runs}, {"default", runs}, {"required", runs}, {"description", runs}, {"enum", runs}}
@@ -68,6 +71,7 @@ var synonyms = map[string]string{
 	"triggers": "on", "trigger": "on", "parameters": "params", "variables": "vars",
 	"jobs": "steps", "tasks": "steps", "stages": "steps", "condition": "if", "when": "if",
 	"glob": "match", "pattern": "match", "container": "bucket", "path": "file",
+	"tz": "timezone", "zone": "timezone", "time_zone": "timezone", "interval": "every", "expression": "cron", "token": "secret",
 	"vars_prefix": "prefix", "config": "with", "settings": "with", "continue_on_error": "allow_failure",
 	"continue_on_failure": "allow_failure", "strategy": "matrix", "finally": "always", "foreach": "matrix",
 }

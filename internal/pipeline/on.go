@@ -12,6 +12,10 @@ type On struct {
 	HTTP    bool // a start by request; also when the definition has no "on"
 	Objects []ObjectTrigger
 	Queues  []QueueTrigger
+
+	Schedules []ScheduleTrigger
+	Webhooks  []WebhookTrigger
+	Events    []EventTrigger
 }
 
 // Kinds of change of an object that can start a run.
@@ -118,6 +122,9 @@ func (d *definition) on(n *node) {
 	}
 	d.each("on.object", n.get("object"), d.objectTrigger)
 	d.each("on.queue", n.get("queue"), d.queueTrigger)
+	d.each("on.schedule", n.get("schedule"), d.scheduleTrigger)
+	d.each("on.webhook", n.get("webhook"), d.webhookTrigger)
+	d.each("on.event", n.get("event"), d.eventTrigger)
 }
 
 // each calls read for a trigger, or for every one of a list.

@@ -17,7 +17,6 @@ type Trigger struct {
 	filter *expr
 	params []given
 	vars   []given
-	line   int
 }
 
 // given is one parameter or variable that a run gets from its event.
@@ -107,7 +106,7 @@ func kindOf(v any) string {
 
 // trigger reads what all triggers share.
 func (d *definition) trigger(what string, n *node) Trigger {
-	t := Trigger{line: n.at.line}
+	var t Trigger
 	if f := n.get("filter"); f != nil {
 		t.filter = d.filter(what+".filter", f)
 	}
