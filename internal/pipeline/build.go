@@ -256,7 +256,7 @@ func (s *Step) Build(sc Scope) (Built, error) {
 		if err != nil {
 			return Built{}, err
 		}
-		if strings.ContainsRune(v, 0) {
+		if strings.ContainsRune(v, 0) && !e.value.secrets() {
 			return Built{}, s.fail("env.%s holds a NUL character", e.name)
 		}
 		b.Env = append(b.Env, e.name+"="+v)
@@ -272,7 +272,7 @@ func (s *Step) Build(sc Scope) (Built, error) {
 		return Built{}, err
 	}
 	if s.dynamic && s.check != nil {
-		if err := s.check(s.Runner, b.Args, b.With); err != nil {
+		if err := s.check(s.Runner, b.Args, s.readable(b.With)); err != nil {
 			return Built{}, s.fail("%w", err)
 		}
 	}

@@ -273,6 +273,9 @@ type where struct {
 	event bool
 	// early: before the cells of a matrix are known. final: after all steps.
 	early, final bool
+	// secrets may stand there; where they may not, noSecrets says what to do instead.
+	secrets   bool
+	noSecrets string
 }
 
 // compile compiles an expression of a scalar, or returns nil after reporting

@@ -171,6 +171,7 @@ type Step struct {
 	env     []envVar
 	with    *tree
 	dynamic bool // args or with hold expressions
+	secrets []SecretUse
 	file    string
 	check   func(string, []string, json.RawMessage) error
 }

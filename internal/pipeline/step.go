@@ -405,7 +405,7 @@ func (d *definition) fill(s *Step, n *node) {
 		good = false
 	default:
 		for i, x := range run.list {
-			t := d.scalar(fmt.Sprintf("%s: run[%d]", what, i), x, s)
+			t := d.text(x, &where{what: fmt.Sprintf("%s: run[%d]", what, i), step: s, noSecrets: argumentHint})
 			if t == nil {
 				good = false
 				continue
@@ -429,7 +429,7 @@ func (d *definition) fill(s *Step, n *node) {
 			d.wrong(what+".with", "an object", with)
 			return
 		}
-		s.with, withFixed = d.tree(with, &where{what: what + ": with", step: s})
+		s.with, withFixed = d.tree(with, &where{what: what + ": with", step: s, secrets: !s.Control(), noSecrets: "this runner starts no unit, and its settings are stored"})
 	}
 	s.dynamic = !fixed || !withFixed
 	if s.Runner == RunnerPipeline && with != nil && with.kind == kindMap {
@@ -458,7 +458,7 @@ func (d *definition) checkStatic(s *Step, what string, n *node) {
 		}
 		b.With = raw
 	}
-	if err := s.check(s.Runner, b.Args, b.With); err != nil {
+	if err := s.check(s.Runner, b.Args, s.readable(b.With)); err != nil {
 		at := n.at
 		if x := n.get("with"); x != nil {
 			at = x.at
@@ -469,20 +469,27 @@ func (d *definition) checkStatic(s *Step, what string, n *node) {
 	}
 }
 
+const argumentHint = "every process of the machine can see arguments: set it in env and read it there"
+
 // scalar compiles a value that becomes text. Numbers and truths stand for the
 // text they are written as.
 func (d *definition) scalar(what string, n *node, s *Step) *template {
+	return d.text(n, &where{what: what, step: s})
+}
+
+// text is scalar for a place that may say more of itself.
+func (d *definition) text(n *node, w *where) *template {
 	switch n.kind {
 	case kindString:
 		if strings.ContainsRune(n.text, 0) {
-			d.add(n.at, "", "%s holds a NUL character", what)
+			d.add(n.at, "", "%s holds a NUL character", w.what)
 			return nil
 		}
-		return d.template(n, &where{what: what, step: s})
+		return d.template(n, w)
 	case kindBool, kindInt, kindFloat:
 		return &template{parts: []tpart{{text: n.text}}}
 	}
-	d.wrong(what, "text", n)
+	d.wrong(w.what, "text", n)
 	return nil
 }
 
@@ -495,7 +502,7 @@ func (d *definition) readEnv(s *Step, what string, n *node) {
 		if !d.varName("environment variable", f) {
 			continue
 		}
-		if t := d.scalar(what+": env."+f.key, f.val, s); t != nil {
+		if t := d.text(f.val, &where{what: what + ": env." + f.key, step: s, secrets: !s.Control()}); t != nil {
 			s.env = append(s.env, envVar{f.key, t})
 		}
 	}

@@ -22,13 +22,14 @@ type partKind uint8
 const (
 	partText partKind = iota
 	partExpr
+	partSecret
 	partBad // reported already
 )
 
 // part is a piece of a text.
 type part struct {
 	kind partKind
-	text string // of partText the text, of partExpr the expression
+	text string // of partText the text, of partExpr the expression, of partSecret the name
 	off  int    // of partExpr: where text begins in the value
 	at   place
 }
@@ -45,8 +46,21 @@ func opener(s string) string {
 }
 
 // split cuts the text of a scalar at its references, replaces ${env:…} and
-// reports what is wrong with them.
+// reports what is wrong with them. Secrets are refused: the value is needed earlier
+// than they are looked up.
 func (d *document) split(n *node) []part {
+	parts := d.pieces(n)
+	for i, p := range parts {
+		if p.kind == partSecret {
+			d.add(p.at, secretHint, "${secret:%s} cannot be used here: its value would be stored", p.text)
+			parts[i].kind = partBad
+		}
+	}
+	return parts
+}
+
+// pieces is split for places that may hold secrets.
+func (d *document) pieces(n *node) []part {
 	s := n.text
 	if !strings.Contains(s, "${") {
 		return []part{{text: s, at: n.at}}
@@ -103,9 +117,12 @@ func (d *document) split(n *node) []part {
 				parts = append(parts, part{kind: partBad, at: at})
 			}
 		case "${secret:":
-			// The reference is known; resolving it comes with the secret store.
-			d.add(at, "", "${secret:%s}: secrets are known but not supported by this version yet", clip(inner))
-			parts = append(parts, part{kind: partBad, at: at})
+			kind := partSecret
+			if why := badSecretName(inner); why != "" {
+				d.add(at, "", "${secret:%s}: %s", clip(inner), why)
+				kind = partBad
+			}
+			parts = append(parts, part{kind: kind, text: inner, at: at})
 		}
 		i = end + len(closer)
 	}
@@ -181,8 +198,9 @@ type template struct {
 }
 
 type tpart struct {
-	text string
-	expr *expr // nil for text
+	text   string
+	expr   *expr  // nil for text
+	secret string // name of a secret; its value is never here
 }
 
 // template compiles the text of a scalar. It returns nil after reporting a
@@ -190,8 +208,11 @@ type tpart struct {
 func (d *document) template(n *node, w *where) *template {
 	t := &template{}
 	ok := true
-	for _, p := range d.split(n) {
+	for _, p := range d.pieces(n) {
 		switch p.kind {
+		case partSecret:
+			ok = d.secret(p, n, w) && ok
+			t.parts = append(t.parts, tpart{secret: p.text})
 		case partText:
 			t.parts = append(t.parts, tpart{text: p.text})
 		case partExpr:
@@ -208,16 +229,16 @@ func (d *document) template(n *node, w *where) *template {
 	return t
 }
 
-// static returns the text of a template without expressions.
+// static returns the text of a template without expressions and secrets.
 func (t *template) static() (string, bool) {
 	switch {
 	case len(t.parts) == 0:
 		return "", true
-	case len(t.parts) == 1 && t.parts[0].expr == nil:
+	case len(t.parts) == 1 && t.parts[0].expr == nil && t.parts[0].secret == "":
 		return t.parts[0].text, true
 	}
 	for _, p := range t.parts {
-		if p.expr != nil {
+		if p.expr != nil || p.secret != "" {
 			return "", false
 		}
 	}
@@ -232,9 +253,12 @@ func (t *template) static() (string, bool) {
 func (t *template) source() string {
 	var b strings.Builder
 	for _, p := range t.parts {
-		if p.expr != nil {
+		switch {
+		case p.expr != nil:
 			b.WriteString("${{" + p.expr.src + "}}")
-		} else {
+		case p.secret != "":
+			b.WriteString("${secret:" + p.secret + "}")
+		default:
 			b.WriteString(p.text)
 		}
 	}
@@ -257,6 +281,10 @@ func (t *template) eval(sc *scope) (string, error) {
 	}
 	var b strings.Builder
 	for _, p := range t.parts {
+		if p.secret != "" {
+			b.WriteString(marker(p.secret))
+			continue
+		}
 		if p.expr == nil {
 			b.WriteString(p.text)
 			continue
@@ -268,6 +296,9 @@ func (t *template) eval(sc *scope) (string, error) {
 		s, err := textOf(v)
 		if err != nil {
 			return "", p.expr.fail(err)
+		}
+		if strings.ContainsRune(s, 0) && t.secrets() {
+			return "", p.expr.fail(errNulBesideSecret)
 		}
 		if b.Len()+len(s) > maxResult {
 			return "", p.expr.fail(errTooLong)
@@ -313,7 +344,7 @@ func (d *document) tree(n *node, w *where) (t *tree, fixed bool) {
 			return t, true
 		}
 		t.text = tpl
-		return t, false
+		return t, tpl.fixed()
 	case kindList:
 		t.list = []*tree{}
 		for _, x := range n.list {
