@@ -28,6 +28,8 @@ type Settings struct {
 	Units     Units
 	Callback  Callback
 	Secrets   Secrets
+	Telemetry Telemetry
+	Notify    []waybill.NotifyRule
 }
 
 // Retention says how long what is finished is kept.
@@ -69,6 +71,7 @@ func Default() Settings {
 		Units:     Units{Max: 16, LogCap: 64 << 20},
 		Callback:  Callback{Grace: Duration(30 * time.Second)},
 		Secrets:   defaultSecrets(),
+		Telemetry: Telemetry{Pipelines: 100},
 	}
 }
 
@@ -84,6 +87,10 @@ func (s *Settings) fields() map[string]any {
 		"units.log_cap":     (*size)(&s.Units.LogCap),
 		"units.base_env":    &s.Units.BaseEnv,
 		"callback.grace":    &s.Callback.Grace,
+
+		"telemetry.otlp":      &s.Telemetry.OTLP,
+		"telemetry.pipelines": &s.Telemetry.Pipelines,
+		"notify":              notifyReader(&s.Notify),
 	}
 	for name, field := range s.Secrets.fields() {
 		all["secrets."+name] = field
@@ -125,6 +132,7 @@ func (s Settings) check(at map[string]place) pipeline.Problems {
 		add("callback.grace", "expected more than 0")
 	}
 	s.Secrets.check(add)
+	s.Telemetry.check(add)
 	for _, n := range s.Units.BaseEnv {
 		if err := waybill.CheckName(n); err != nil {
 			add("units.base_env", "%v", err)
@@ -271,6 +279,10 @@ func (r *settingsReader) keys(path string) []string {
 
 // value reads one value.
 func (r *settingsReader) value(name string, n ast.Node, field any) {
+	if read, ok := field.(func(*settingsReader, string, ast.Node)); ok {
+		read(r, name, n)
+		return
+	}
 	if list, ok := field.(*[]string); ok {
 		seq, ok := n.(*ast.SequenceNode)
 		if !ok {
