@@ -337,6 +337,7 @@ func (s *Server) work(ctx context.Context) error {
 		CallGrace: time.Duration(settings.Callback.Grace), Shared: s.store.Info().Engine != "sqlite",
 	})
 	objects := object.New(s.store, s.blobs, object.Options{Admit: admin.Admit, Hops: s.engine.Hops, Logger: s.log})
+	s.engine.UseObjects(objects)
 	tokens := auth.New(s.store, nil)
 	if err := s.engine.Start(bg); err != nil {
 		return err

@@ -170,6 +170,9 @@ func (u *unit) returned(ctx context.Context, cb *waybill.Callback) error {
 	if _, _, err := u.step.BindOutputs(vars, u.plan.Prefix); err != nil {
 		return err
 	}
+	if err := u.puts(ctx, vars); err != nil {
+		return err
+	}
 	u.a.Returned = vars
 	return nil
 }

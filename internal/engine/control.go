@@ -181,7 +181,14 @@ func (e *Engine) beginChild(ctx context.Context, s *state, n *newAttempt, c *sto
 	if err := e.externalize(ctx, &vars); err != nil {
 		return err
 	}
-	data, err := json.Marshal(map[string]any{"run": s.run.ID, "step": n.attempt.Step, "params": params})
+	what := map[string]any{"run": s.run.ID, "step": n.attempt.Step, "params": params}
+	var before struct {
+		Hops int `json:"hops"`
+	}
+	if json.Unmarshal(s.run.Event.Data, &before) == nil && before.Hops > 0 {
+		what["hops"] = before.Hops
+	}
+	data, err := json.Marshal(what)
 	if err != nil {
 		return err
 	}

@@ -86,6 +86,7 @@ type Engine struct {
 	down time.Duration // how long it was away before
 
 	spares  *spares
+	objects Objects
 	known   memory
 	fair    fairness
 	workers []*queue.Worker

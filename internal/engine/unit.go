@@ -589,6 +589,19 @@ func (u *unit) prepare(ctx context.Context) (runner.Spec, error) {
 			return runner.Spec{}, waybill.E(waybill.KindInvalid, "variable %s holds a NUL character, which no environment can", name)
 		}
 		env = append(env, name+"="+text)
+		if up := strings.ToUpper(name); u.plan.EnvUpper && up != name {
+			env = append(env, up+"="+text)
+		}
+	}
+	if c := u.msg.Cell; c != nil {
+		values, err := json.Marshal(c.Values)
+		if err != nil {
+			return runner.Spec{}, err
+		}
+		ours = append(ours, fmt.Sprintf("WAYBILL_CELL=%d", c.Index), "WAYBILL_MATRIX="+string(values))
+	}
+	if err := u.inputs(ctx, work); err != nil {
+		return runner.Spec{}, err
 	}
 	args := append([]string{}, u.msg.Args...)
 	if len(args) > 0 {
