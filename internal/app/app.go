@@ -30,6 +30,7 @@ import (
 	"github.com/waybill-run/waybill/internal/project"
 	"github.com/waybill-run/waybill/internal/queue"
 	"github.com/waybill-run/waybill/internal/runner"
+	httprunner "github.com/waybill-run/waybill/internal/runner/http"
 	"github.com/waybill-run/waybill/internal/runner/process"
 	"github.com/waybill-run/waybill/internal/runner/sim"
 	"github.com/waybill-run/waybill/internal/secret"
@@ -314,6 +315,8 @@ func (s *Server) work(ctx context.Context) error {
 	}
 	simulated := sim.New(sim.Options{Logger: s.log})
 	s.runners[simulated.Name()] = simulated
+	requests := httprunner.New(httprunner.Options{UserAgent: "waybill/" + s.c.Version.Version})
+	s.runners[requests.Name()] = requests
 
 	if s.project, err = project.Open(ctx, s.store, s.c.Project, project.Options{
 		Parse: ParseOptions(s.runners), Logger: s.log,
@@ -321,6 +324,7 @@ func (s *Server) work(ctx context.Context) error {
 		return err
 	}
 	settings := s.project.Settings()
+	requests.SetGuard(settings.HTTP.Guard())
 	if s.kept, s.secrets, err = openSecrets(ctx, s.store, s.data, s.c.SecretKeyFile, settings.Secrets, nil, s.log); err != nil {
 		return err
 	}

@@ -23,6 +23,7 @@ import (
 	"github.com/waybill-run/waybill/internal/pipeline"
 	"github.com/waybill-run/waybill/internal/project"
 	"github.com/waybill-run/waybill/internal/runner"
+	httprunner "github.com/waybill-run/waybill/internal/runner/http"
 	"github.com/waybill-run/waybill/internal/runner/process"
 	"github.com/waybill-run/waybill/internal/runner/sim"
 )
@@ -172,7 +173,7 @@ func superviseCommand() *cobra.Command {
 
 // localRunners can check steps without a server.
 func localRunners() map[string]runner.Runner {
-	return map[string]runner.Runner{"process": &process.Runner{}, "sim": sim.New(sim.Options{})}
+	return map[string]runner.Runner{"process": &process.Runner{}, "sim": sim.New(sim.Options{}), "http": httprunner.New(httprunner.Options{})}
 }
 
 // validate checks a definition, or all of a project folder.

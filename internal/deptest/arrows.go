@@ -100,7 +100,7 @@ var Arrows = []Row{
 		Instead: inApp,
 	},
 	{
-		Dir: "internal/project", May: []string{"", "internal/pipeline", "internal/queue", "internal/store"}, Modules: []string{"github.com/goccy/go-yaml"},
+		Dir: "internal/project", May: []string{"", "internal/netguard", "internal/pipeline", "internal/queue", "internal/store"}, Modules: []string{"github.com/goccy/go-yaml"},
 		Why:     "definitions and settings, from a folder and the API, kept in the store",
 		Instead: inApp,
 	},
@@ -218,7 +218,12 @@ var Arrows = []Row{
 		Instead: inContract,
 	},
 	{
-		Dir: "internal/runner/http", May: []string{"", "internal/runner"}, Modules: []string{"cel.dev/cel-go"},
+		Dir: "internal/netguard", May: []string{""},
+		Why:     "which addresses may be called, for whatever calls them on behalf of a pipeline",
+		Instead: "whoever calls brings its own client",
+	},
+	{
+		Dir: "internal/runner/http", May: []string{"", "internal/netguard", "internal/runner"}, Modules: []string{"cel.dev/cel-go"},
 		Why:     "an implementation, which knows its contract and no sibling; expressions over answers are its own",
 		Instead: inContract,
 	},

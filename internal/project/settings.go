@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -28,6 +29,7 @@ type Settings struct {
 	Units     Units
 	Callback  Callback
 	Secrets   Secrets
+	HTTP      HTTP
 	Telemetry Telemetry
 	Notify    []waybill.NotifyRule
 }
@@ -71,6 +73,7 @@ func Default() Settings {
 		Units:     Units{Max: 16, LogCap: 64 << 20},
 		Callback:  Callback{Grace: Duration(30 * time.Second)},
 		Secrets:   defaultSecrets(),
+		HTTP:      defaultHTTP(),
 		Telemetry: Telemetry{Pipelines: 100},
 	}
 }
@@ -92,6 +95,7 @@ func (s *Settings) fields() map[string]any {
 		"telemetry.pipelines": &s.Telemetry.Pipelines,
 		"notify":              notifyReader(&s.Notify),
 	}
+	maps.Copy(all, s.HTTP.fields())
 	for name, field := range s.Secrets.fields() {
 		all["secrets."+name] = field
 	}
@@ -132,6 +136,7 @@ func (s Settings) check(at map[string]place) pipeline.Problems {
 		add("callback.grace", "expected more than 0")
 	}
 	s.Secrets.check(add)
+	s.HTTP.check(add)
 	s.Telemetry.check(add)
 	for _, n := range s.Units.BaseEnv {
 		if err := waybill.CheckName(n); err != nil {

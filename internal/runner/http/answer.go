@@ -20,6 +20,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/waybill-run/waybill/internal/netguard"
 	"github.com/waybill-run/waybill/internal/runner"
 )
 
@@ -384,7 +385,7 @@ func (u *unit) explain(ctx context.Context, err error) error {
 	}
 	msg := err.Error()
 	var (
-		denied *deniedError
+		denied *netguard.DeniedError
 		op     *net.OpError
 		dns    *net.DNSError
 	)

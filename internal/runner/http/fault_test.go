@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/waybill-run/waybill"
+	"github.com/waybill-run/waybill/internal/netguard"
 	"github.com/waybill-run/waybill/internal/runner/http"
 )
 
@@ -182,10 +183,10 @@ func TestGuard(t *testing.T) {
 		url, reason string
 	}{
 		{"open", nil, nil, url, ""},
-		{"default", http.DefaultDeny, nil, url, ""},
-		{"metadata", http.DefaultDeny, nil, "http://169.254.169.254/latest", "denied"},
-		{"metadata in IPv6", http.DefaultDeny, nil, "http://[::ffff:169.254.169.254]/latest", "denied"},
-		{"metadata through NAT64", http.DefaultDeny, nil, "http://[64:ff9b::a9fe:a9fe]/latest", "denied"},
+		{"default", netguard.DefaultDeny, nil, url, ""},
+		{"metadata", netguard.DefaultDeny, nil, "http://169.254.169.254/latest", "denied"},
+		{"metadata in IPv6", netguard.DefaultDeny, nil, "http://[::ffff:169.254.169.254]/latest", "denied"},
+		{"metadata through NAT64", netguard.DefaultDeny, nil, "http://[64:ff9b::a9fe:a9fe]/latest", "denied"},
 		{"loopback", []string{"loopback"}, nil, url, "denied"},
 		{"a name", []string{"loopback"}, nil, "http://localhost" + port, "denied"},
 		{"a number", []string{"127.0.0.1"}, nil, "http://127.0.0.1" + port, "denied"},
@@ -194,7 +195,7 @@ func TestGuard(t *testing.T) {
 		{"everything", []string{"all"}, nil, url, "denied"},
 		{"zero", []string{"loopback"}, nil, "http://0.0.0.0" + port, "denied"},
 	} {
-		g, err := http.NewGuard(c.deny, c.allow)
+		g, err := netguard.New(c.deny, c.allow)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -210,7 +211,7 @@ func TestGuard(t *testing.T) {
 	// The first address may be called, the one it redirects to may not: both are on
 	// this machine, so the guard changes in between.
 	r := newRunner(t, http.Options{})
-	deny, err := http.NewGuard([]string{"loopback"}, nil)
+	deny, err := netguard.New([]string{"loopback"}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -221,7 +222,7 @@ func TestGuard(t *testing.T) {
 	if e, log := do(t, r, spec(t, "x", map[string]any{"url": closing})); e.Reason != "denied" {
 		t.Errorf("redirected to a denied address: exit = %+v, log:\n%s", e, log)
 	}
-	if _, err := http.NewGuard([]string{"privat"}, nil); !waybill.IsKind(err, waybill.KindInvalid) || !strings.Contains(err.Error(), "private") {
+	if _, err := netguard.New([]string{"privat"}, nil); !waybill.IsKind(err, waybill.KindInvalid) || !strings.Contains(err.Error(), "private") {
 		t.Errorf("a wrong word: %v", err)
 	}
 }

@@ -19,7 +19,7 @@
 // Code 0, or code 1 with one of the reasons below and a message for people:
 //
 //	connect          no connection: no such name, refused, unreachable
-//	denied           the address is one that this server does not call, see [Guard]
+//	denied           the address is one that this server does not call, see internal/netguard
 //	tls              no trust: certificate, name or protocol
 //	timeout          no complete answer within the timeout of a request
 //	connection_lost  the connection ended before the answer did
@@ -48,9 +48,11 @@ import (
 	"regexp"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/waybill-run/waybill"
+	"github.com/waybill-run/waybill/internal/netguard"
 	"github.com/waybill-run/waybill/internal/runner"
 )
 
@@ -59,14 +61,14 @@ const Name = "http"
 
 // Options are the settings of a [Runner].
 type Options struct {
-	Guard     Guard  // which addresses may be called
-	UserAgent string // "waybill" if empty
+	Guard     netguard.Guard // which addresses may be called
+	UserAgent string         // "waybill" if empty
 }
 
 // Runner implements [runner.Runner].
 type Runner struct {
 	agent string
-	guard atomic.Pointer[Guard]
+	guard atomic.Pointer[netguard.Guard]
 	base  *nethttp.Transport // of steps without TLS settings of their own
 
 	mu     sync.Mutex
@@ -92,7 +94,7 @@ func New(o Options) *Runner {
 }
 
 // SetGuard changes which addresses may be called, for connections made from now on.
-func (r *Runner) SetGuard(g Guard) {
+func (r *Runner) SetGuard(g netguard.Guard) {
 	r.guard.Store(&g)
 	r.base.CloseIdleConnections()
 }
@@ -106,6 +108,11 @@ func (r *Runner) transport(c *tls.Config) *nethttp.Transport {
 		MaxResponseHeaderBytes: maxHeader, TLSHandshakeTimeout: defaultTimeout,
 		MaxIdleConnsPerHost: 4, MaxIdleConns: 64, IdleConnTimeout: 30 * time.Second,
 	}
+}
+
+// control judges every address that is dialled by the guard of that moment.
+func (r *Runner) control(network, address string, c syscall.RawConn) error {
+	return r.guard.Load().Control(network, address, c)
 }
 
 // Name returns [Name].

@@ -1,4 +1,7 @@
-package http
+// Package netguard says which addresses of a network this server calls for others:
+// pipelines choose where requests go, and the server may reach more than their
+// authors should.
+package netguard
 
 import (
 	"fmt"
@@ -10,7 +13,7 @@ import (
 	"github.com/waybill-run/waybill"
 )
 
-// Guard says which addresses requests may go to. It judges the address that is
+// Guard says which addresses may be called. It judges the address that is
 // dialled, after names were resolved and for every redirect anew, so that no name
 // and no answer leads around it. The zero Guard allows everything.
 type Guard struct{ deny, allow []netip.Prefix }
@@ -41,9 +44,9 @@ func Words() []string {
 	return out
 }
 
-// NewGuard returns a guard that refuses the addresses in deny unless they are in
+// New returns a guard that refuses the addresses in deny unless they are in
 // allow too. An entry is an address, a network such as 10.0.0.0/8, or one of [Words].
-func NewGuard(deny, allow []string) (Guard, error) {
+func New(deny, allow []string) (Guard, error) {
 	d, err := prefixes(deny)
 	if err != nil {
 		return Guard{}, err
@@ -74,19 +77,20 @@ func prefixes(entries []string) ([]netip.Prefix, error) {
 	return out, nil
 }
 
-// deniedError says that an address must not be called.
-type deniedError struct{ addr netip.Addr }
+// DeniedError says that an address must not be called.
+type DeniedError struct{ Addr netip.Addr }
 
-func (e *deniedError) Error() string {
-	return fmt.Sprintf("this server does not allow requests to %s (http.deny in waybill.yaml)", e.addr)
+// Error implements error.
+func (e *DeniedError) Error() string {
+	return fmt.Sprintf("this server makes no requests to %s (http.deny in waybill.yaml)", e.Addr)
 }
 
-// check judges an address that is about to be dialled.
-func (g Guard) check(addr netip.Addr) error {
+// Check judges an address: nil, or a [DeniedError].
+func (g Guard) Check(addr netip.Addr) error {
 	for _, a := range meanings(addr) {
 		in := func(p netip.Prefix) bool { return p.Contains(a) }
 		if slices.ContainsFunc(g.deny, in) && !slices.ContainsFunc(g.allow, in) {
-			return &deniedError{addr}
+			return &DeniedError{addr}
 		}
 	}
 	return nil
@@ -111,11 +115,12 @@ func meanings(a netip.Addr) []netip.Addr {
 	return []netip.Addr{a}
 }
 
-// control is called with the address of every connection before it is made.
-func (r *Runner) control(_, address string, _ syscall.RawConn) error {
+// Control judges the address of a connection before it is made; it is the Control of
+// a net.Dialer.
+func (g Guard) Control(_, address string, _ syscall.RawConn) error {
 	at, err := netip.ParseAddrPort(address)
 	if err != nil {
 		return fmt.Errorf("%s is no address", address)
 	}
-	return r.guard.Load().check(at.Addr())
+	return g.Check(at.Addr())
 }
