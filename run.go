@@ -42,6 +42,7 @@ type Run struct {
 	// Forced: it was canceled again, so that the steps of always end too. HandlerFailed: a
 	// step of on_failure has failed.
 	Forced        bool `json:"forced,omitempty"`
+	Keep          int  `json:"keep_seconds,omitempty"` // how long it is kept after its end; 0 is as the server does
 	HandlerFailed bool `json:"handler_failed,omitempty"`
 }
 
@@ -227,7 +228,7 @@ type Record struct {
 // 1.0: id and source together are unique.
 type Event struct {
 	ID      string          `json:"id"`
-	Type    string          `json:"type"`   // "http", "object"
+	Type    string          `json:"type"`   // "http", "object", "schedule", or as its sender says
 	Source  string          `json:"source"` // "/pipelines/nightly-report", "/buckets/inbox"
 	Subject string          `json:"subject,omitempty"`
 	Time    time.Time       `json:"time"`
@@ -236,6 +237,9 @@ type Event struct {
 	// Traceparent is that of whoever made the event, if it gave one (W3C Trace Context,
 	// an extension of CloudEvents).
 	Traceparent string `json:"traceparent,omitempty"`
+	// Hops counts the arrivals that led to this one, itself included; 0 of an event that
+	// is none, such as a start by request.
+	Hops int `json:"hops,omitempty"`
 }
 
 // Object is one version of a named thing in a bucket.

@@ -78,18 +78,51 @@ func (a *app) showRun(w io.Writer, r client.RunDetail) {
 	field("took", a.took(r.StartedAt, r.FinishedAt))
 	field("canceled", r.CancelBy)
 	field("retry of", r.RetryOf)
+	field("paused by", r.PausedBy)
+	if r.Parent != nil {
+		field("part of", fmt.Sprintf("run %s, step %s", r.Parent.Run, r.Parent.Step))
+	}
+	if len(r.Slots) > r.SlotsHeld && !r.Status.Terminal() {
+		field("waits for", r.Slots[r.SlotsHeld].Key)
+	}
 	fmt.Fprintln(w)
 	table(w, "step runner status attempts took exit error", func(row func(...any)) {
 		for _, s := range r.Steps {
-			exit := ""
+			exit, attempts := "", fmt.Sprint(s.Attempts)
 			if s.ExitCode != nil {
 				exit = fmt.Sprint(*s.ExitCode)
 			}
-			row(s.Name, s.Runner, s.Status, s.Attempts, a.took(s.StartedAt, s.FinishedAt), exit, shorten(s.Error, 80))
+			if c := s.Cells; c != nil {
+				attempts = fmt.Sprintf("%d/%d cells", c.Succeeded, c.Total)
+			}
+			// Of a large matrix only what needs a look.
+			if s.Cell != nil && len(r.Steps) > 40 && (s.Status == waybill.StatusSucceeded || s.Status == waybill.StatusQueued) {
+				continue
+			}
+			name := s.Name
+			if s.Group != "" {
+				name = s.Group + ": " + name
+			}
+			row(name, s.Runner, s.Status, attempts, a.took(s.StartedAt, s.FinishedAt), exit, shorten(s.Error, 80))
 		}
 	})
+	for _, t := range r.Attempts {
+		switch q := t.Approval; {
+		case q != nil && q.Decision == "" && !t.Status.Terminal():
+			fmt.Fprintf(w, "\n%s asks: %s\n", clean(t.Step), clean(q.Message))
+			for _, f := range q.Form {
+				fmt.Fprintf(w, "  --value %s=…  %s %s\n", clean(f.Name), f.Type, clean(f.Description))
+			}
+			fmt.Fprintf(w, "  waybill run approve %s %s\n", clean(r.ID), clean(t.Step))
+		case q != nil && q.Decision != "":
+			fmt.Fprintf(w, "\n%s was %s by %s %s\n", clean(t.Step), q.Decision, clean(q.By), clean(q.Comment))
+		case t.Child != "":
+			fmt.Fprintf(w, "\n%s is run %s\n", clean(t.Step), clean(t.Child))
+		}
+	}
 	a.showVars(w, "param", r.Params)
 	a.showVars(w, "variable", r.Vars)
+	a.showVars(w, "output", r.Outputs)
 	for _, t := range r.Attempts {
 		if t.Cleanup == waybill.CleanupFailed {
 			fmt.Fprintf(w, "\nunit %s is not cleaned up: %s\n", clean(t.Unit), clean(t.CleanupError))

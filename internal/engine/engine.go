@@ -52,6 +52,7 @@ type Options struct {
 	Blobs   blob.Store
 	Plans   Plans
 	Runners map[string]runner.Runner
+	Secrets Secrets                                       // nil has none
 	Admit   func(ctx context.Context, topic string) error // nil admits everything
 	Logger  *slog.Logger
 
@@ -222,9 +223,10 @@ func Tables() store.Schema {
 			Columns: []store.Column{
 				{Name: "pipeline", Type: store.Text}, {Name: "status", Type: store.Text}, {Name: "trigger", Type: store.Text},
 				{Name: "created", Type: store.Int}, {Name: "finished", Type: store.Int},
+				{Name: "expires", Type: store.Int}, // 0 for runs that are kept as the server does
 			},
 			Indexes: [][]string{
-				{"created"}, {"pipeline", "created"}, {"status", "created"}, {"pipeline", "status", "created"}, {"trigger", "created"}, {"finished"},
+				{"created"}, {"pipeline", "created"}, {"status", "created"}, {"pipeline", "status", "created"}, {"trigger", "created"}, {"finished"}, {"expires"},
 			},
 			Derive: store.JSON(func(_ string, r *struct {
 				Pipeline string         `json:"pipeline"`
@@ -234,9 +236,14 @@ func Tables() store.Schema {
 				} `json:"event"`
 				CreatedAt  time.Time `json:"created_at"`
 				FinishedAt time.Time `json:"finished_at"`
+				Keep       int64     `json:"keep_seconds"`
 			}) store.Derived {
+				expires := int64(0)
+				if r.Keep > 0 && !r.FinishedAt.IsZero() {
+					expires = r.FinishedAt.UnixMilli() + 1000*r.Keep
+				}
 				return store.Derived{
-					Columns:  []any{r.Pipeline, string(r.Status), r.Event.Type, store.Millis(r.CreatedAt), store.Millis(r.FinishedAt)},
+					Columns:  []any{r.Pipeline, string(r.Status), r.Event.Type, store.Millis(r.CreatedAt), store.Millis(r.FinishedAt), expires},
 					Counters: []string{"status:" + string(r.Status), "pipeline:" + r.Pipeline + ":" + string(r.Status)},
 				}
 			}),

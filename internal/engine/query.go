@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/waybill-run/waybill"
+	"github.com/waybill-run/waybill/internal/pipeline"
 	"github.com/waybill-run/waybill/internal/store"
 )
 
@@ -51,17 +52,36 @@ func (e *Engine) Run(ctx context.Context, id string) (waybill.RunDetail, error) 
 	for _, p := range plan.Steps {
 		st, ok := begun[p.Name]
 		if !ok {
-			st = waybill.Step{Run: id, Name: p.Name, Index: p.Index, Runner: p.Runner, Needs: p.Needs, Status: waybill.StatusQueued}
-			if run.Status.Terminal() {
+			st = waybill.Step{Run: id, Name: p.Name, Index: p.Index, Runner: p.Runner, Needs: p.Needs, Group: p.Group, Status: waybill.StatusQueued}
+			switch {
+			case !run.Status.Terminal():
+			case p.Group == pipeline.GroupFailure && run.Failed == "":
+				st.Status, st.Error = waybill.StatusSkipped, "nothing failed"
+			default:
 				st.Status, st.Error = waybill.StatusCanceled, "not started: the run had ended"
 			}
 		}
 		d.Steps = append(d.Steps, st)
+		if st.Cells != nil {
+			for i := range st.Cells.Total {
+				if cell, ok := begun[fmt.Sprintf("%s.%d", p.Name, i)]; ok {
+					d.Steps = append(d.Steps, cell)
+				}
+			}
+		}
 	}
 	slices.SortStableFunc(d.Attempts, func(a, b waybill.Attempt) int {
-		return cmp.Or(cmp.Compare(begun[a.Step].Index, begun[b.Step].Index), cmp.Compare(a.Number, b.Number))
+		x, y := begun[a.Step], begun[b.Step]
+		return cmp.Or(cmp.Compare(x.Index, y.Index), cmp.Compare(cellIndex(x), cellIndex(y)), cmp.Compare(a.Number, b.Number))
 	})
 	return d, nil
+}
+
+func cellIndex(st waybill.Step) int {
+	if st.Cell == nil {
+		return -1
+	}
+	return st.Cell.Index
 }
 
 func scan[T any](ctx context.Context, s store.Store, tenant, table, prefix string, f func(T)) error {

@@ -10,32 +10,20 @@ import (
 	"github.com/waybill-run/waybill/internal/store"
 )
 
-// Sweep forgets runs that ended more than age ago: their rows, timelines, logs
-// and idempotency keys. It returns how many runs are gone. A run whose clean-up is not
-// finished is kept.
+// Sweep forgets runs that ended more than age ago, or longer ago than their pipelines
+// say: their rows, timelines, logs and idempotency keys. It returns how many runs are
+// gone. A run whose clean-up is not finished is kept.
 func (e *Engine) Sweep(ctx context.Context, age time.Duration) (int, error) {
-	limit := e.now().Add(-age).UnixMilli()
-	gone := 0
-	for after := ""; ; {
-		page, err := e.o.Store.Query(ctx, store.Query{
-			Table: tableRun, Order: "finished", Limit: 200, After: after,
-			Where: []store.Where{{Column: "finished", Op: store.Gt, Value: int64(0)}, {Column: "finished", Op: store.Lt, Value: limit}},
-		})
-		if err != nil {
-			return gone, err
-		}
-		for _, row := range page.Rows {
-			ok, err := e.forget(ctx, row)
-			if err != nil {
-				return gone, err
-			}
-			if ok {
-				gone++
-			}
-		}
-		if after = page.Next; after == "" {
-			break
-		}
+	now := e.now()
+	limit := now.Add(-age).UnixMilli()
+	gone, err := e.sweep(ctx, "finished", limit, store.Where{Column: "expires", Op: store.Eq, Value: int64(0)})
+	if err != nil {
+		return gone, err
+	}
+	own, err := e.sweep(ctx, "expires", now.UnixMilli())
+	gone += own
+	if err != nil {
+		return gone, err
 	}
 	for after := ""; ; {
 		page, err := e.o.Store.Query(ctx, store.Query{
@@ -51,6 +39,32 @@ func (e *Engine) Sweep(ctx context.Context, age time.Duration) (int, error) {
 		if len(c.Puts) > 0 {
 			if err := e.o.Store.Commit(ctx, c); err != nil && !errors.Is(err, store.ErrConflict) {
 				return gone, err
+			}
+		}
+		if after = page.Next; after == "" {
+			return gone, nil
+		}
+	}
+}
+
+// sweep forgets the runs of which a column is over 0 and under a limit.
+func (e *Engine) sweep(ctx context.Context, column string, limit int64, also ...store.Where) (int, error) {
+	gone := 0
+	for after := ""; ; {
+		page, err := e.o.Store.Query(ctx, store.Query{
+			Table: tableRun, Order: column, Limit: 200, After: after,
+			Where: append([]store.Where{{Column: column, Op: store.Gt, Value: int64(0)}, {Column: column, Op: store.Lt, Value: limit}}, also...),
+		})
+		if err != nil {
+			return gone, err
+		}
+		for _, row := range page.Rows {
+			ok, err := e.forget(ctx, row)
+			if err != nil {
+				return gone, err
+			}
+			if ok {
+				gone++
 			}
 		}
 		if after = page.Next; after == "" {

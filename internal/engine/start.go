@@ -141,7 +141,7 @@ func (e *Engine) Begin(plan *pipeline.Plan, version int, ev waybill.Event, param
 	now := e.now()
 	run := waybill.Run{
 		ID: waybill.NewID(now), Tenant: store.DefaultTenant, Pipeline: plan.Name, Version: version, Status: waybill.StatusQueued,
-		Event: ev, Params: bound, Given: vars, Priority: plan.Priority, CreatedAt: now, StepCount: len(plan.Steps),
+		Event: ev, Params: bound, Given: vars, Priority: plan.Priority, CreatedAt: now, Keep: int(plan.Retention / time.Second), StepCount: len(plan.Steps),
 		Labels: plan.Labels,
 	}
 	sc := pipeline.Scope{
