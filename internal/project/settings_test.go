@@ -67,14 +67,13 @@ secrets:
 		t.Fatal(err)
 	}
 	const hour = project.Duration(time.Hour)
-	want := project.Settings{
-		Name:      "the night shift",
-		Retention: project.Retention{Runs: 36 * hour, Objects: 9 * 24 * hour},
-		Queue:     project.Queue{HighWater: 5000},
-		Units:     project.Units{Max: 7, LogCap: 8 << 20, BaseEnv: []string{"HOME_REGION", "TZ"}},
-		Callback:  project.Callback{Grace: project.Duration(90 * time.Second)},
-		Secrets:   project.Secrets{Providers: []string{"file", "store"}, EnvPrefix: "APP_", FileDir: "/etc/app-secrets"},
-	}
+	want := project.Default() // what the file does not name
+	want.Name = "the night shift"
+	want.Retention = project.Retention{Runs: 36 * hour, Objects: 9 * 24 * hour}
+	want.Queue = project.Queue{HighWater: 5000}
+	want.Units = project.Units{Max: 7, LogCap: 8 << 20, BaseEnv: []string{"HOME_REGION", "TZ"}}
+	want.Callback = project.Callback{Grace: project.Duration(90 * time.Second)}
+	want.Secrets = project.Secrets{Providers: []string{"file", "store"}, EnvPrefix: "APP_", FileDir: "/etc/app-secrets"}
 	if diff := cmp.Diff(want, s); diff != "" {
 		t.Errorf("settings differ (-want +got):\n%s", diff)
 	}
@@ -86,7 +85,7 @@ func TestBadSettings(t *testing.T) {
 		"nam: x":                              "waybill.yaml:1:1: unknown key nam (did you mean name?)",
 		"retention:\n  objcts: 3d":            "waybill.yaml:2:3: unknown key retention.objcts (did you mean objects?)",
 		"queue: {\n  wildly_wrong: 1\n}":      "waybill.yaml:2:3: unknown key queue.wildly_wrong (there are high_water)",
-		"pools: {}":                           "waybill.yaml:1:1: unknown key pools (there are callback, name, queue, retention, secrets, units)",
+		"pools: {}":                           "waybill.yaml:1:1: unknown key pools (there are callback, http, name, notify, queue, retention, secrets, telemetry, units)",
 		"units:\n  max: many":                 `waybill.yaml:2:8: units.max: expected a whole number, found "many"`,
 		"units:\n  max: 1.5":                  `waybill.yaml:2:8: units.max: expected a whole number, found "1.5"`,
 		"units:\n  max: 99999999999999999999": `waybill.yaml:2:8: units.max: expected a whole number, found "99999999999999999999"`,
@@ -111,7 +110,7 @@ func TestBadSettings(t *testing.T) {
 		"name: ${env:NOPE":                    "waybill.yaml:1:7: name: the environment has no variable NOPE",
 		"name: a\nname: b":                    `waybill.yaml:2:1: mapping key "name" already defined at [1:1]`,
 		"name: [":                             "waybill.yaml:1:7: sequence end token ']' not found",
-		"- name":                              "waybill.yaml:1:1: waybill.yaml: expected an object with callback, name, queue, retention, secrets, units",
+		"- name":                              "waybill.yaml:1:1: waybill.yaml: expected an object with callback, http, name, notify, queue, retention, secrets, telemetry, units",
 		"name: a\n---\nname: b":               "waybill.yaml:3:5: several documents in one file",
 		"name: &n a\nqueue: {high_water: *n}": "waybill.yaml:1:7: name: expected one value\nwaybill.yaml:2:21: queue.high_water: expected one value",
 		"name: " + strings.Repeat("x", 101):   "waybill.yaml:1:7: name: expected one line of up to 100 bytes",
