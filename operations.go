@@ -2,118 +2,90 @@ package waybill
 
 import (
 	"context"
-	"strings"
+	"io"
 	"time"
 )
 
-// RunStatsQuery asks for counts of runs by day.
-type RunStatsQuery struct {
-	Pipeline string // empty means all together
-	Days     int    // the last so many days, today included; 0 means 30
-	Timezone string // of the tz database, in which days begin and end; empty means UTC
-}
+// FindingStatus says how bad a finding is.
+type FindingStatus string
 
-// RunDay counts the runs of a day. A run is counted as started on the day on which
-// it was accepted, and as ended on the one on which it ended.
-type RunDay struct {
-	Day     string           `json:"day"` // 2006-01-02
-	Started int64            `json:"started"`
-	Ended   map[Status]int64 `json:"ended"`
-	P50     time.Duration    `json:"p50"` // of the durations of those that ended, within 5 %
-	P95     time.Duration    `json:"p95"`
-}
-
-// RunStats counts runs.
-type RunStats interface {
-	// RunStats returns one item for each day, oldest first, days without runs
-	// included. It lags some seconds behind. KindInvalid: too many days, or no such time zone.
-	RunStats(ctx context.Context, q RunStatsQuery) ([]RunDay, error)
-}
-
-// NotifyEvent is what a rule of notifications listens to.
-type NotifyEvent string
-
-// The events of notifications.
+// The statuses of a finding.
 const (
-	NotifyFailed        NotifyEvent = "failed"         // a run failed
-	NotifyTimedOut      NotifyEvent = "timed_out"      // a run timed out
-	NotifyLost          NotifyEvent = "lost"           // a run's unit was lost
-	NotifyCanceled      NotifyEvent = "canceled"       // a run was canceled
-	NotifySucceeded     NotifyEvent = "succeeded"      // a run succeeded
-	NotifyRecovered     NotifyEvent = "recovered"      // a run succeeded, and the one of its pipeline that ended before had not
-	NotifyDeadLetter    NotifyEvent = "dead_letter"    // a message was given up
-	NotifyCleanupFailed NotifyEvent = "cleanup_failed" // the clean-up of a unit was given up
+	FindingOK   FindingStatus = "ok"
+	FindingWarn FindingStatus = "warn" // works, but not as it should, or not for long
+	FindingFail FindingStatus = "fail" // does not work, or what is stored is in danger
 )
 
-// NotifyEvents lists every event of notifications once.
-func NotifyEvents() []NotifyEvent {
-	return []NotifyEvent{NotifyFailed, NotifyTimedOut, NotifyLost, NotifyCanceled, NotifySucceeded, NotifyRecovered, NotifyDeadLetter, NotifyCleanupFailed}
+// Finding is what a look at one part of a server told.
+type Finding struct {
+	Check  string        `json:"check"` // part and subject, such as "store.integrity"
+	Status FindingStatus `json:"status"`
+	Detail string        `json:"detail"`
+	Hint   string        `json:"hint,omitempty"` // what to do
 }
 
-// NotifyRule says who is told of what.
-type NotifyRule struct {
-	Name string        `json:"name,omitempty"`
-	On   []NotifyEvent `json:"on"`
-	// Pipeline is a glob that names of pipelines must match; empty matches all, also
-	// what belongs to no pipeline. Rules of a pipeline have none.
-	Pipeline string         `json:"pipeline,omitempty"`
-	Webhook  *NotifyWebhook `json:"webhook,omitempty"`
-	Email    *NotifyEmail   `json:"email,omitempty"`
+// BackupOptions say what a backup holds besides store, objects and logs.
+type BackupOptions struct {
+	// Keys is "none", "plain", or a recipient of age ("age1…") that the node's
+	// identity and the keys of secrets are encrypted for.
+	Keys    string
+	Project bool // the files of the project folder
+	// Has reports content that the receiver has already; it is not sent. Nil means
+	// none.
+	Has func(sha256 string) bool
+	By  Principal
 }
 
-// NotifyWebhook is a URL that is told by POST. Values may refer to secrets as
-// ${secret:NAME}; they are looked up when a message is sent.
-type NotifyWebhook struct {
-	URL     string            `json:"url"`
-	Secret  string            `json:"secret,omitempty"` // key of the signature; none without
-	Headers map[string]string `json:"headers,omitempty"`
+// Operations look after a server.
+type Operations interface {
+	// Backup writes a backup of the running server to w as an archive, see
+	// internal/backup. All that was finished before it was called is in it. An
+	// archive that is cut off is no backup. KindConflict: another one is being made.
+	Backup(ctx context.Context, o BackupOptions, w io.Writer) error
+	// Doctor looks at all parts of the server. With deep it reads everything that is
+	// stored.
+	Doctor(ctx context.Context, deep bool) ([]Finding, error)
 }
 
-// NotifyEmail is a mailbox that is told. Values may refer to secrets, as those of
-// NotifyWebhook.
-type NotifyEmail struct {
-	To       []string `json:"to"`
-	From     string   `json:"from"`
-	SMTP     string   `json:"smtp"` // host:port; the port is 587 when left out
-	User     string   `json:"user,omitempty"`
-	Password string   `json:"password,omitempty"`
-	// StartTLS is whether the connection must be encrypted; nil means yes.
-	StartTLS *bool `json:"starttls,omitempty"`
+// QueueLine is a message or a dead letter as a queue is dumped and fed: one line of
+// JSON each.
+type QueueLine struct {
+	Kind  string `json:"kind"` // "message" or "dead"
+	ID    string `json:"id"`
+	Topic string `json:"topic"`
+	Key   string `json:"key"`
+	// Body is text; bytes that are no text stand in Base64 instead.
+	Body     string    `json:"body,omitempty"`
+	Base64   string    `json:"body_base64,omitempty"`
+	Priority int       `json:"priority,omitempty"`
+	Attempt  int       `json:"attempt,omitempty"`
+	Fails    int       `json:"fails,omitempty"`
+	SentAt   time.Time `json:"sent_at,omitzero"`
+	ReadyAt  time.Time `json:"ready_at,omitzero"` // of a message that is not due yet
+	Leased   bool      `json:"leased,omitempty"`  // somebody worked on it
+	Reason   string    `json:"reason,omitempty"`  // of a dead letter
+	DeadAt   time.Time `json:"dead_at,omitzero"`
 }
 
-// Notification is a rule and where it comes from.
-type Notification struct {
-	NotifyRule
-	Origin    string    `json:"origin"` // "folder", "pipeline" or "api"
-	CreatedAt time.Time `json:"created_at,omitzero"`
-	CreatedBy string    `json:"created_by,omitempty"`
+// FeedResult says what became of the lines of a feed.
+type FeedResult struct {
+	Sent    int `json:"sent"`    // messages
+	Buried  int `json:"buried"`  // dead letters that are new
+	Changed int `json:"changed"` // dead letters that were there with other content
+	Skipped int `json:"skipped"` // lines that had been fed before, or are there
 }
 
-// Notifications keeps rules of notifications and sends them.
-type Notifications interface {
-	// Notifications lists all rules by name: those of the project folder, of
-	// pipelines (named pipeline/NAME/1, …) and of the API.
-	Notifications(ctx context.Context) ([]Notification, error)
-	// Notification returns one rule, or KindNotFound.
-	Notification(ctx context.Context, name string) (Notification, error)
-	// ApplyNotification stores a rule of the API. KindConflict: the name belongs to a
-	// rule of the folder or of a pipeline. KindInvalid: the rule makes no sense.
-	ApplyNotification(ctx context.Context, r NotifyRule, by Principal) (n Notification, fresh bool, err error)
-	// DeleteNotification forgets a rule of the API. KindNotFound, or KindConflict as above.
-	DeleteNotification(ctx context.Context, name string, by Principal) error
-	// TestNotification sends a sample at once, without the queue, and returns what
-	// went wrong.
-	TestNotification(ctx context.Context, name string) error
-}
-
-// ValidTraceparent reports whether s is a traceparent of the W3C Trace Context
-// recommendation, version 00 (https://www.w3.org/TR/trace-context/), with ids that
-// are not zero.
-func ValidTraceparent(s string) bool {
-	if len(s) != 55 || s[:3] != "00-" || s[35] != '-' || s[52] != '-' {
-		return false
-	}
-	zero := func(part string) bool { return strings.Trim(part, "0") == "" }
-	hex := func(part string) bool { return strings.Trim(part, "0123456789abcdef") == "" }
-	return hex(s[3:35]) && hex(s[36:52]) && hex(s[53:]) && !zero(s[3:35]) && !zero(s[36:52])
+// QueueDumps take queues out as text and put them back.
+type QueueDumps interface {
+	// Dump writes the messages of a topic in the order of their lanes, and then its
+	// dead letters, as lines of JSON. What moves meanwhile may be missing or there
+	// twice; pause the topic before.
+	Dump(ctx context.Context, topic string, w io.Writer) error
+	// Feed reads such lines and puts messages and dead letters into a topic, in their
+	// order within each lane. It reads and checks all of them first: an error of kind
+	// invalid tells the lines that are wrong, and nothing was done. A line whose id
+	// was fed before, or is still there, is skipped, so a feed can be repeated. A
+	// message with the id of a dead letter takes its place: an edited one that is
+	// sent again. With dry nothing is done.
+	Feed(ctx context.Context, topic string, r io.Reader, dry bool, by Principal) (FeedResult, error)
 }
