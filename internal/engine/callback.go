@@ -86,10 +86,19 @@ func (e *Engine) Complete(ctx context.Context, attempt string, body []byte, cont
 			e.late(ctx, a)
 			return nil, closed
 		}
-		cb, err := plan.DecodeCallback(bytes.NewReader(body), contentType)
+		m, err := e.masksOf(ctx, attempt, step)
 		if err != nil {
 			return nil, err
 		}
+		cb, err := plan.DecodeCallback(bytes.NewReader(body), contentType)
+		if err != nil {
+			return nil, maskError(m, err)
+		}
+		masked, err := maskVars(m, &cb.Variables)
+		if err != nil {
+			return nil, err
+		}
+		cb.Error, cb.Message = m.String(cb.Error), m.String(cb.Message)
 		status := waybill.StatusSucceeded
 		switch cb.Status {
 		case "", string(waybill.StatusSucceeded):
@@ -110,7 +119,7 @@ func (e *Engine) Complete(ctx context.Context, attempt string, body []byte, cont
 		a.Callback = &waybill.Callback{Hash: hash, Status: status, Error: cb.Error, Message: cb.Message, Variables: cb.Variables, At: now}
 		a.HeartbeatAt = now
 		first = true
-		return &record{"attempt.callback", map[string]any{"attempt": attempt, "status": status, "variables": cb.Variables.Names()}, now}, nil
+		return &record{"attempt.callback", map[string]any{"attempt": attempt, "status": status, "variables": cb.Variables.Names(), "masked": masked}, now}, nil
 	})
 	if err == nil && first {
 		fault.At("callback.committed")
@@ -165,17 +174,25 @@ func (e *Engine) SetVariables(ctx context.Context, attempt string, vars waybill.
 		if a.Callback != nil {
 			return nil, waybill.E(waybill.KindConflict, "the attempt has completed")
 		}
-		if err := checkReturned(step, plan, a.Returned, vars); err != nil {
+		m, err := e.masksOf(ctx, attempt, step)
+		if err != nil {
 			return nil, err
 		}
 		set := vars.Clone()
+		masked, err := maskVars(m, &set)
+		if err != nil {
+			return nil, err
+		}
+		if err := checkReturned(step, plan, a.Returned, set); err != nil {
+			return nil, err
+		}
 		if err := e.externalize(ctx, &set); err != nil {
 			return nil, err
 		}
 		a.Returned = a.Returned.Clone()
 		a.Returned.Merge(set)
 		a.HeartbeatAt = e.now()
-		return &record{"attempt.variables", map[string]any{"attempt": attempt, "variables": vars.Names()}, a.HeartbeatAt}, nil
+		return &record{"attempt.variables", map[string]any{"attempt": attempt, "variables": vars.Names(), "masked": masked}, a.HeartbeatAt}, nil
 	})
 }
 
@@ -192,14 +209,22 @@ func (e *Engine) Heartbeat(ctx context.Context, attempt, progress string) (bool,
 	if u != nil {
 		u.setBeat(now)
 	}
-	if len(progress) > 1000 {
-		progress = progress[:1000]
-	}
+	said, cut := progress, len(progress) > 1000
 	stop := false
-	err := e.update(ctx, attempt, func(a *waybill.Attempt, _ *pipeline.Plan, _ *pipeline.Step) (*record, error) {
+	err := e.update(ctx, attempt, func(a *waybill.Attempt, _ *pipeline.Plan, step *pipeline.Step) (*record, error) {
 		if a.Phase == waybill.PhaseTerminal {
 			e.late(ctx, a)
 			return nil, closed(a)
+		}
+		progress = said
+		if said != "" {
+			m, err := e.masksOf(ctx, attempt, step)
+			if err != nil {
+				return nil, err
+			}
+			if progress = m.String(said); cut || len(progress) > 1000 {
+				progress = strings.ToValidUTF8(progress[:min(len(progress), 1000)], "")
+			}
 		}
 		stop = a.Stop != ""
 		if now.Sub(a.HeartbeatAt) < heartbeatPace && (progress == "" || progress == a.Progress) && u != nil {
@@ -245,7 +270,7 @@ func (e *Engine) update(ctx context.Context, key string, f func(*waybill.Attempt
 		}
 		c := &store.Commit{Tenant: a.Tenant, Puts: []store.Put{p}}
 		if rec.kind != "" {
-			c.Events = events(a.Run, []record{*rec})
+			c.Events = events(a.Run, split(a, *rec))
 		}
 		if err := e.o.Store.Commit(ctx, c); !errors.Is(err, store.ErrConflict) {
 			return err

@@ -148,11 +148,21 @@ func (u *unit) returned(ctx context.Context, cb *waybill.Callback) error {
 	if cb != nil {
 		vars.Merge(cb.Variables)
 	}
+	masked := []string{}
+	if vars.Len() > 0 {
+		var err error
+		if masked, err = maskVars(u.masks(ctx), &vars); err != nil {
+			return err
+		}
+	}
 	for _, o := range u.step.Outputs {
 		if o.File == "" {
 			continue
 		}
-		ref, err := u.file(ctx, files.work, o.File)
+		ref, masks, err := u.file(ctx, files.work, o.File)
+		if masks > 0 {
+			masked = append(masked, o.Name)
+		}
 		if errors.Is(err, os.ErrNotExist) {
 			if o.Optional {
 				continue
@@ -163,6 +173,9 @@ func (u *unit) returned(ctx context.Context, cb *waybill.Callback) error {
 			return err
 		}
 		vars.Set(o.Name, waybill.FileValue(ref))
+	}
+	if len(masked) > 0 {
+		u.records = append(u.records, maskedRecord(u.a, masked, u.e.now()))
 	}
 	if err := u.e.externalize(ctx, &vars); err != nil {
 		return err
@@ -177,24 +190,34 @@ func (u *unit) returned(ctx context.Context, cb *waybill.Callback) error {
 	return nil
 }
 
-// file stores a file of the unit's folder. Links that lead out of the folder are
-// not followed.
-func (u *unit) file(ctx context.Context, dir, name string) (waybill.FileRef, error) {
+// file stores a file of the unit's folder, with the secrets of its step masked, and
+// returns how often that was needed. Links that lead out of the folder are not followed.
+func (u *unit) file(ctx context.Context, dir, name string) (waybill.FileRef, int, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
-		return waybill.FileRef{}, err
+		return waybill.FileRef{}, 0, err
 	}
 	defer root.Close()
 	f, err := root.Open(filepath.Clean(name))
 	if err != nil {
-		return waybill.FileRef{}, err
+		return waybill.FileRef{}, 0, err
 	}
 	defer f.Close()
 	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
-		return waybill.FileRef{}, waybill.E(waybill.KindInvalid, "output %s is not a regular file", name)
+		return waybill.FileRef{}, 0, waybill.E(waybill.KindInvalid, "output %s is not a regular file", name)
 	}
-	ref, err := u.e.o.Blobs.Put(ctx, f, 0)
-	return waybill.FileRef{SHA256: ref.SHA256, Size: ref.Size, Name: filepath.Base(name)}, err
+	var from io.Reader = f
+	var masks func() int
+	if len(u.step.Secrets()) > 0 {
+		r := u.masks(ctx).Reader(f)
+		from, masks = r, r.Masks
+	}
+	ref, err := u.e.o.Blobs.Put(ctx, from, 0)
+	n := 0
+	if masks != nil {
+		n = masks()
+	}
+	return waybill.FileRef{SHA256: ref.SHA256, Size: ref.Size, Name: filepath.Base(name)}, n, err
 }
 
 // externalize stores values that are too large to keep in a run as content.
@@ -220,7 +243,11 @@ func (e *Engine) externalize(ctx context.Context, vars *waybill.Vars) error {
 
 // end returns the commit that ends the attempt. It is made by the queue's worker
 // together with the end of the message.
-func (u *unit) end(_ context.Context, o outcome) (*store.Commit, error) {
+func (u *unit) end(ctx context.Context, o outcome) (*store.Commit, error) {
+	u.hide(ctx)
+	if o.err != "" {
+		o.err = u.masks(ctx).String(o.err)
+	}
 	if o.status == waybill.StatusFailed || o.status == waybill.StatusTimedOut || o.status == waybill.StatusLost {
 		if path, err := u.e.o.Blobs.LogFile(u.a.Run, u.a.Unit); err == nil {
 			u.a.LogTail = tail(path, 2000)
@@ -230,7 +257,11 @@ func (u *unit) end(_ context.Context, o outcome) (*store.Commit, error) {
 	if o.status == waybill.StatusFailed || o.status == waybill.StatusTimedOut {
 		keep = u.step.KeepFailed
 	}
-	return u.e.endCommit(u.a, u.rev, o, u.records, keep)
+	c, err := u.e.endCommit(u.a, u.rev, o, u.records, keep)
+	if err == nil {
+		c.Events = append(c.Events, u.audit...)
+	}
+	return c, err
 }
 
 // endCommit closes an attempt. What is left of its unit is kept for a while before it is

@@ -11,6 +11,7 @@ import (
 
 	"github.com/waybill-run/waybill"
 	"github.com/waybill-run/waybill/internal/fault"
+	"github.com/waybill-run/waybill/internal/mask"
 	"github.com/waybill-run/waybill/internal/pipeline"
 	"github.com/waybill-run/waybill/internal/queue"
 	"github.com/waybill-run/waybill/internal/runner"
@@ -32,8 +33,12 @@ type unit struct {
 
 	changed chan struct{} // receives after the row may have been changed by others
 
-	mu   sync.Mutex
-	beat time.Time // last heartbeat
+	audit []store.Event // for the audit log, to be written with the next change
+
+	mu     sync.Mutex
+	beat   time.Time    // last heartbeat
+	secret []string     // values that the unit was given; nil if that is not known
+	masker *mask.Masker // of them, nil until one is needed
 }
 
 // errNotOurs says that another node owns the attempt, or that it has ended.
@@ -177,7 +182,11 @@ func (u *unit) pass(ctx context.Context) (*store.Commit, error) {
 			if ctx.Err() != nil || waybill.IsKind(err, waybill.KindUnavailable) {
 				return nil, err
 			}
-			return u.end(ctx, outcome{status: waybill.StatusFailed, reason: "prepare", err: err.Error()})
+			reason := "prepare"
+			if errors.As(err, new(*secretError)) {
+				reason = "secret"
+			}
+			return u.end(ctx, outcome{status: waybill.StatusFailed, reason: reason, err: err.Error()})
 		}
 		if done, err := u.start(ctx, spec); done != nil || err != nil {
 			return done, err
@@ -499,17 +508,18 @@ func (u *unit) lastBeat() time.Time {
 
 // write writes the attempt's row and the records that wait.
 func (u *unit) write(ctx context.Context) error {
+	u.hide(ctx)
 	p, err := put(tableAttempt, u.key(), u.rev, u.a)
 	if err != nil {
 		return err
 	}
 	if err := u.e.o.Store.Commit(ctx, &store.Commit{
-		Tenant: u.a.Tenant, Puts: []store.Put{p}, Events: events(u.a.Run, u.records),
+		Tenant: u.a.Tenant, Puts: []store.Put{p}, Events: append(events(u.a.Run, u.records), u.audit...),
 	}); err != nil {
 		return err
 	}
 	u.rev++
-	u.records = nil
+	u.records, u.audit = nil, nil
 	return nil
 }
 
@@ -603,12 +613,16 @@ func (u *unit) prepare(ctx context.Context) (runner.Spec, error) {
 	if err := u.inputs(ctx, work); err != nil {
 		return runner.Spec{}, err
 	}
+	built, masks, err := u.resolve(ctx, pipeline.Built{Env: u.msg.Env, With: u.msg.With})
+	if err != nil {
+		return runner.Spec{}, err
+	}
 	args := append([]string{}, u.msg.Args...)
 	if len(args) > 0 {
 		args[0] = e.program(args[0])
 	}
 	return runner.Spec{
-		Unit: u.a.Unit, Args: args, Env: environment(env, u.msg.Env, ours), Dir: work, Log: log, With: u.msg.With, LogCap: e.o.LogCap,
+		Unit: u.a.Unit, Args: args, Env: environment(env, built.Env, ours), Dir: work, Log: log, With: built.With, LogCap: e.o.LogCap, Mask: masks,
 		Meta: map[string]string{
 			"instance": e.o.Instance, "run": u.a.Run, "step": u.a.Step, "attempt": fmt.Sprint(u.a.Number), "pipeline": u.msg.Pipeline,
 		},
