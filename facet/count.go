@@ -1,0 +1,548 @@
+package facet
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/waybill-run/waybill/facet/internal/segment"
+)
+
+// job is the counting of some fields over a set in a part.
+type job struct {
+	part   int
+	set    *docset
+	fields []int
+	cost   float64
+}
+
+// facets answers all facets. Counting is cut into jobs of about the same cost, which run on all
+// processors; picking the terms is another round.
+func (s *search) facets(sets []*docset) []Facet {
+	if len(sets) == 0 {
+		return nil
+	}
+	counts := make([][][]uint32, len(s.v.parts)) // by part and facet
+	type need struct {
+		part  int
+		set   *docset
+		field int
+	}
+	where := map[need]int{} // facets that ask for the same count share it
+	var jobs []job
+	var total float64
+	for k := range s.v.parts {
+		counts[k] = make([][]uint32, len(sets))
+		open := map[*docset]*job{}
+		for i, set := range sets {
+			field := s.e.byName[s.q.Facets[i].Field]
+			n := need{k, set, field}
+			if _, ok := where[n]; ok {
+				continue
+			}
+			where[n] = i
+			cost := s.countCost(k, set, field)
+			total += cost
+			j := open[set]
+			if j == nil {
+				j = &job{part: k, set: set}
+				open[set] = j
+			}
+			j.fields = append(j.fields, i)
+			j.cost += cost
+			if j.cost > 300e3 || len(j.fields) >= 6 && j.cost > 50e3 {
+				jobs = append(jobs, *j)
+				delete(open, set)
+			}
+		}
+		for _, j := range open {
+			jobs = append(jobs, *j)
+		}
+	}
+	slices.SortFunc(jobs, func(a, b job) int { return cmp.Compare(b.cost, a.cost) })
+	s.e.each(len(jobs), total > 100e3, func(i int) {
+		j := &jobs[i]
+		p, ps := s.v.parts[j.part], &j.set.parts[j.part]
+		fields := make([]int, len(j.fields))
+		for n, f := range j.fields {
+			fields[n] = s.e.byName[s.q.Facets[f].Field]
+		}
+		for n, c := range s.countFields(p, ps, fields) {
+			counts[j.part][j.fields[n]] = c
+		}
+	})
+	facets := make([]Facet, len(sets))
+	s.e.each(len(sets), total > 100e3 || s.ids() > 1<<16, func(i int) {
+		req := &s.q.Facets[i]
+		field := s.e.byName[req.Field]
+		parts := make([][]uint32, len(s.v.parts))
+		for k := range s.v.parts {
+			parts[k] = counts[k][where[need{k, sets[i], field}]]
+		}
+		all := s.merge(field, parts)
+		f := Facet{Name: req.Name, Field: req.Field, Total: sets[i].total}
+		if len(all) > 0 {
+			f.Missing = int(all[0])
+		}
+		var top []entry
+		top, f.Distinct = s.top(field, all, req.Size)
+		f.Terms = s.terms(field, top)
+		if len(req.Sub) > 0 {
+			s.subs(req, sets[i], field, top, &f)
+		}
+		facets[i] = f
+	})
+	return facets
+}
+
+// ids is how many different values there are at most.
+func (s *search) ids() int {
+	n := 0
+	for _, p := range s.v.parts {
+		for i := range s.q.Facets {
+			n += p.r.Field(s.e.byName[s.q.Facets[i].Field]).Dict().Len()
+		}
+	}
+	return n
+}
+
+func (s *search) countCost(k int, set *docset, field int) float64 {
+	p, ps := s.v.parts[k], &set.parts[k]
+	n := min(ps.n, p.live-ps.n)
+	col := p.r.Field(field).Column()
+	cost := 500 + float64(p.r.Field(field).Dict().Len())*0.5
+	switch {
+	case ps.n == p.live || ps.n == 0:
+		return cost
+	case col.Group() >= 0:
+		return cost + min(float64(len(p.r.Runs(col.Group())))*costRun, float64(n)*costCount*3)
+	case col.Rows() == 0:
+		return cost + float64(n)*(2+float64(col.Total())/float64(max(p.n, 1))*costCount)
+	}
+	return cost + float64(n)*costCount + float64(col.Rows())
+}
+
+// count counts the documents of each id over all parts.
+func (s *search) count(set *docset, field int) []uint32 {
+	parts := make([][]uint32, len(s.v.parts))
+	for k, p := range s.v.parts {
+		parts[k] = s.countPart(p, &set.parts[k], field)
+	}
+	return s.merge(field, parts)
+}
+
+func (s *search) countPart(p *part, ps *partset, field int) []uint32 {
+	return s.countFields(p, ps, []int{field})[0]
+}
+
+// countFields counts the documents of each id of some fields in a part; nil for a set without documents.
+func (s *search) countFields(p *part, ps *partset, fields []int) [][]uint32 {
+	counts := make([][]uint32, len(fields))
+	if ps.n == 0 {
+		return counts
+	}
+	if ps.n == p.live {
+		for i, f := range fields {
+			counts[i] = s.totals(p, f)
+			s.explain(step{stage: "facet", part: p, target: s.e.schema.Fields[f].Name, plan: "totals", why: "every document matches", docs: ps.n, cost: 500})
+		}
+		return counts
+	}
+	if ps.n*2 <= p.live {
+		s.countSet(p, ps, ps.bits, fields, counts, "")
+		return counts
+	}
+	rest := partset{bits: p.all().Clone()}
+	rest.bits.AndNot(ps.bits)
+	rest.n = p.live - ps.n
+	s.countSet(p, &rest, rest.bits, fields, counts, fmt.Sprintf("; %d documents that do not match are subtracted from the totals", rest.n))
+	for i, f := range fields {
+		totals := s.totals(p, f)
+		left := counts[i]
+		out := make([]uint32, len(totals))
+		for id, n := range totals {
+			out[id] = n - left[id]
+		}
+		counts[i] = out
+	}
+	return counts
+}
+
+// totals returns the counts of all documents that are not deleted; it is not to be changed.
+func (s *search) totals(p *part, field int) []uint32 {
+	p.mu.Lock()
+	if p.totals == nil {
+		p.totals = make([][]uint32, len(s.e.fields))
+	}
+	t := p.totals[field]
+	p.mu.Unlock()
+	if t != nil {
+		return t
+	}
+	posts := p.r.Field(field).Posts()
+	t = make([]uint32, posts.Len())
+	for id := range t {
+		t[id] = uint32(posts.Count(id))
+	}
+	if p.deleted != nil {
+		gone := partset{bits: p.deleted, n: p.n - p.live}
+		counts := make([][]uint32, 1)
+		quiet := &search{e: s.e, v: s.v}
+		quiet.countSet(p, &gone, gone.bits, []int{field}, counts, "")
+		for id, n := range counts[0] {
+			t[id] -= n
+		}
+	}
+	p.mu.Lock()
+	p.totals[field] = t
+	p.mu.Unlock()
+	return t
+}
+
+const chunk = 4096 // documents at a time, so that they stay in the first cache
+
+// countSet counts by looking at the documents, or at the runs they are in.
+func (s *search) countSet(p *part, ps *partset, bits segment.Bits, fields []int, counts [][]uint32, note string) {
+	start := time.Now()
+	type target struct {
+		col  *segment.Column
+		rows []uint32
+		i    int
+	}
+	var byDoc []target
+	for i, f := range fields {
+		col := p.r.Field(f).Column()
+		ids := p.r.Field(f).Dict().Len() + 1
+		counts[i] = make([]uint32, ids)
+		rows := counts[i]
+		if !col.Single() && col.Rows() > 0 {
+			rows = make([]uint32, col.Rows())
+		}
+		name := s.e.schema.Fields[f].Name
+		g := col.Group()
+		if g < 0 {
+			if s.byBitmap(p, ps, col, f, counts[i]) {
+				s.explain(step{stage: "facet", part: p, target: name, plan: "bitmaps", why: fmt.Sprintf("%d values only, each intersected%s", ids-1, note), docs: ps.n, cost: s.bitmapCost(p, ids)})
+				continue
+			}
+			byDoc = append(byDoc, target{col, rows, i})
+			plan, why := "column", "one look at each document's row costs less than intersecting postings"
+			if col.Rows() == 0 {
+				plan, why = "lists", "documents have lists that are too different for a table of rows"
+			}
+			s.explain(step{stage: "facet", part: p, target: name, plan: plan, why: why + note, docs: ps.n, cost: float64(ps.n) * costCount})
+			continue
+		}
+		runs := p.r.Runs(g)
+		if float64(ps.n)*costCount*3 < float64(len(runs))*costRun/4 {
+			byDoc = append(byDoc, target{col, rows, i})
+			s.explain(step{stage: "facet", part: p, target: name, plan: "column", why: fmt.Sprintf("few documents against %d runs%s", len(runs), note), docs: ps.n, cost: float64(ps.n) * costCount * 3})
+			continue
+		}
+		lr := &ps.runs[g]
+		lr.once.Do(func() { lr.counts = segment.CountInRuns(runs, p.n, bits, nil) })
+		col.CountRuns(lr.counts, rows)
+		if !col.Single() {
+			col.IDsOfRows(rows, counts[i])
+		}
+		s.explain(step{stage: "facet", part: p, target: name, plan: "runs", why: fmt.Sprintf("%d of %d runs of equal documents, counted once for all fields that change with them%s", len(lr.counts), len(runs), note), docs: ps.n, cost: float64(len(lr.counts)) * costCount})
+	}
+	if len(byDoc) > 0 {
+		var buf [chunk + 64]uint32
+		for from := 0; from < len(bits); {
+			docs := buf[:0]
+			docs, from = appendSome(bits, from, docs)
+			for _, t := range byDoc {
+				if t.col.Rows() == 0 {
+					t.col.CountLists(docs, t.rows)
+				} else {
+					t.col.CountDocs(docs, t.rows)
+				}
+			}
+		}
+		for _, t := range byDoc {
+			if !t.col.Single() && t.col.Rows() > 0 {
+				t.col.IDsOfRows(t.rows, counts[t.i])
+			}
+		}
+	}
+	if s.explaining {
+		s.explain(step{stage: "facet", part: p, target: fmt.Sprintf("%d fields", len(fields)), plan: "job", why: "fields counted by one goroutine", docs: ps.n, took: time.Since(start)})
+	}
+}
+
+// appendSome appends the documents from a word on until there are about chunk, and returns the word to go on with.
+func appendSome(bits segment.Bits, from int, docs []uint32) ([]uint32, int) {
+	for from < len(bits) && len(docs) <= chunk-64 {
+		end := min(len(bits), from+max(1, (chunk-len(docs))/64))
+		at := len(docs)
+		docs = bits[from:end].Append(docs)
+		if base := uint32(from) * 64; base > 0 {
+			for i := range docs[at:] {
+				docs[at+i] += base
+			}
+		}
+		from = end
+	}
+	return docs, from
+}
+
+func (s *search) bitmapCost(p *part, ids int) float64 {
+	return float64(ids) * float64(p.n) / 64 * costWord * 3
+}
+
+// byBitmap counts a field of few values by intersecting the documents of each with the set, if that costs less.
+func (s *search) byBitmap(p *part, ps *partset, col *segment.Column, field int, counts []uint32) bool {
+	if len(counts) > 16 || s.bitmapCost(p, len(counts)) > float64(ps.n)*costCount {
+		return false
+	}
+	posts := p.r.Field(field).Posts()
+	tmp := segment.NewBits(p.n)
+	for id := range counts {
+		if id > 0 {
+			clear(tmp)
+		}
+		posts.Or(tmp, id)
+		counts[id] = uint32(tmp.AndCount(ps.bits))
+	}
+	return true
+}
+
+// merge adds the counts of parts, by the ids of all.
+func (s *search) merge(field int, parts [][]uint32) []uint32 {
+	if len(parts) == 1 && s.v.base.r == s.v.parts[0].r {
+		return parts[0]
+	}
+	var all []uint32
+	for k, counts := range parts {
+		if counts == nil {
+			continue
+		}
+		if s.v.parts[k].r == s.v.base.r {
+			all = grow(all, len(counts))
+			for id, n := range counts {
+				all[id] += n
+			}
+			continue
+		}
+		ids := s.v.base.ids(s.v.parts[k].r, field)
+		all = grow(all, s.v.base.size(field))
+		for id, n := range counts {
+			if n > 0 {
+				all[ids[id]] += n
+			}
+		}
+	}
+	return all
+}
+
+func grow(s []uint32, n int) []uint32 {
+	if len(s) >= n {
+		return s
+	}
+	return append(s, make([]uint32, n-len(s))...)
+}
+
+// entry is an id and its count.
+type entry struct{ id, n uint32 }
+
+// top returns the size greatest counts, all if size is 0, by count and then by value; and how many there are.
+func (s *search) top(field int, counts []uint32, size int) ([]entry, int) {
+	if len(counts) == 0 {
+		return nil, 0
+	}
+	own := uint32(s.v.base.r.Field(field).Dict().Len())
+	less := func(a, b entry) int {
+		if a.n != b.n {
+			return cmp.Compare(b.n, a.n)
+		}
+		if a.id <= own && b.id <= own {
+			return cmp.Compare(a.id, b.id)
+		}
+		return bytes.Compare(s.v.base.key(nil, field, a.id), s.v.base.key(nil, field, b.id))
+	}
+	distinct := 0
+	var list []entry
+	least := uint32(1) // what a count has to have to be taken
+	for id, n := range counts[1:] {
+		if n == 0 {
+			continue
+		}
+		distinct++
+		if n < least {
+			continue
+		}
+		list = append(list, entry{uint32(id + 1), n})
+		// Twice as many as are wanted: drop the lesser half.
+		if size > 0 && len(list) >= 2*size+64 {
+			slices.SortFunc(list, less)
+			list = list[:size]
+			least = list[size-1].n
+			if uint32(id+1) <= own {
+				least++ // later values lose ties
+			}
+		}
+	}
+	slices.SortFunc(list, less)
+	if size > 0 && len(list) > size {
+		list = list[:size]
+	}
+	return list, distinct
+}
+
+// terms gives entries their values.
+func (s *search) terms(field int, top []entry) []Term {
+	if len(top) == 0 {
+		return nil
+	}
+	kind := s.e.schema.Fields[field].Kind
+	terms := make([]Term, len(top))
+	var key []byte
+	for i, x := range top {
+		key = s.v.base.key(key[:0], field, x.id)
+		terms[i] = Term{Value: keyValue(kind, key), Count: int(x.n)}
+	}
+	return terms
+}
+
+// subs adds what was asked for below the terms. Slot 0 is that of documents with null, slot i+1 that of term i.
+func (s *search) subs(req *FacetReq, set *docset, field int, top []entry, f *Facet) {
+	slots := map[uint32]int{0: 0}
+	for i, x := range top {
+		slots[x.id] = i + 1
+	}
+	results := make([][]SubResult, len(top)+1)
+	for i := range results {
+		results[i] = make([]SubResult, len(req.Sub))
+	}
+	for n, sub := range req.Sub {
+		if sub.Sum != "" {
+			for slot, sum := range s.subSums(set, field, s.e.byName[sub.Sum], slots) {
+				results[slot][n].Sum = sum.Value()
+			}
+			continue
+		}
+		other := s.e.byName[sub.Terms]
+		for slot, counts := range s.subTerms(set, field, other, slots) {
+			missing := counts[0]
+			delete(counts, 0)
+			list := make([]entry, 0, len(counts))
+			for id, n := range counts {
+				list = append(list, entry{id, n})
+			}
+			list = s.order(other, list, sub.Size)
+			results[slot][n] = SubResult{Terms: s.terms(other, list), Missing: int(missing)}
+		}
+	}
+	f.MissingSub = results[0]
+	for i := range f.Terms {
+		f.Terms[i].Sub = results[i+1]
+	}
+}
+
+func (s *search) order(field int, list []entry, size int) []entry {
+	if len(list) == 0 {
+		return nil
+	}
+	own := uint32(s.v.base.r.Field(field).Dict().Len())
+	slices.SortFunc(list, func(a, b entry) int {
+		if a.n != b.n {
+			return cmp.Compare(b.n, a.n)
+		}
+		if a.id <= own && b.id <= own {
+			return cmp.Compare(a.id, b.id)
+		}
+		return bytes.Compare(s.v.base.key(nil, field, a.id), s.v.base.key(nil, field, b.id))
+	})
+	if size > 0 && len(list) > size {
+		list = list[:size]
+	}
+	return list
+}
+
+// visit calls f with the slots and the ids of another field of each document of a set.
+func (s *search) visit(set *docset, field, other int, slots map[uint32]int, f func(p *part, slots []int, ids []uint32)) {
+	for k, p := range s.v.parts {
+		if set.parts[k].n == 0 {
+			continue
+		}
+		of := make([]int, p.r.Field(field).Dict().Len()+1) // slot+1 of each id
+		if p.r == s.v.base.r {
+			for id, slot := range slots {
+				if int(id) < len(of) {
+					of[id] = slot + 1
+				}
+			}
+		} else {
+			for id, all := range s.v.base.ids(p.r, field) {
+				if slot, ok := slots[all]; ok {
+					of[id] = slot + 1
+				}
+			}
+		}
+		a, b := p.r.Field(field).Column(), p.r.Field(other).Column()
+		var ids, others []uint32
+		var hit []int
+		var buf [chunk + 64]uint32
+		bits := set.parts[k].bits
+		for from := 0; from < len(bits); {
+			docs := buf[:0]
+			docs, from = appendSome(bits, from, docs)
+			for _, d := range docs {
+				ids = a.List(ids[:0], d)
+				hit = hit[:0]
+				for _, id := range ids {
+					if of[id] > 0 {
+						hit = append(hit, of[id]-1)
+					}
+				}
+				if len(hit) > 0 {
+					others = b.List(others[:0], d)
+					f(p, hit, others)
+				}
+			}
+		}
+	}
+}
+
+func (s *search) subSums(set *docset, field, other int, slots map[uint32]int) []Sum {
+	sums := make([]Sum, len(slots))
+	kind := s.e.schema.Fields[other].Kind
+	s.visit(set, field, other, slots, func(p *part, slots []int, ids []uint32) {
+		nums := p.r.Field(other).Dict().Nums()
+		for _, id := range ids {
+			if id == 0 {
+				continue
+			}
+			v := fixedValue(kind, nums[id-1], 0)
+			for _, slot := range slots {
+				sums[slot].Add(v, 1)
+			}
+		}
+	})
+	return sums
+}
+
+func (s *search) subTerms(set *docset, field, other int, slots map[uint32]int) []map[uint32]uint32 {
+	counts := make([]map[uint32]uint32, len(slots))
+	for i := range counts {
+		counts[i] = map[uint32]uint32{}
+	}
+	s.visit(set, field, other, slots, func(p *part, slots []int, ids []uint32) {
+		var all []uint32
+		if p.r != s.v.base.r {
+			all = s.v.base.ids(p.r, other)
+		}
+		for _, id := range ids {
+			if all != nil {
+				id = all[id]
+			}
+			for _, slot := range slots {
+				counts[slot][id]++
+			}
+		}
+	})
+	return counts
+}
