@@ -405,23 +405,18 @@ func nonNil(m map[string]int64) map[string]int64 {
 	return m
 }
 
-// Status of a finding.
-type Status string
-
-// What a finding says of its subject.
-const (
-	OK   Status = "ok"
-	Warn Status = "warn"
-	Fail Status = "fail"
+// Status and Finding are what a look at a store tells.
+type (
+	Status  = waybill.FindingStatus
+	Finding = waybill.Finding
 )
 
-// Finding is something that a look at a part of the server told.
-type Finding struct {
-	Check  string `json:"check"`
-	Status Status `json:"status"`
-	Detail string `json:"detail"`
-	Hint   string `json:"hint,omitempty"` // what to do
-}
+// The statuses of a finding.
+const (
+	OK   = waybill.FindingOK
+	Warn = waybill.FindingWarn
+	Fail = waybill.FindingFail
+)
 
 // Examiner is a store that can tell how it is: every [Store] of a database.
 type Examiner interface {

@@ -33,6 +33,7 @@ func Run(t *testing.T, open Open) {
 	t.Run("workers", s.workers)
 	t.Run("faults", s.faults)
 	t.Run("admin", s.admin)
+	t.Run("dump", s.dump)
 	t.Run("model", s.model)
 	t.Run("scale", s.scale)
 }
@@ -58,10 +59,10 @@ func (s suite) bubble(t *testing.T, test func(*env)) {
 
 // Schema is what the suite opens stores with.
 func Schema() store.Schema {
-	return store.Schema{
+	return append(store.Schema{
 		{Name: "effect"}, // key: body of a message; what its handler did
 		{Name: "line"},   // key: key of a lane; the bodies that were worked on, in order
-	}
+	}, queue.Tables()...)
 }
 
 // The suite's topic, lease and a span within which nothing but a bell wakes a worker.
