@@ -718,7 +718,11 @@ func (s *state) cancel(d *decision, c cancelInput, now time.Time) {
 		}
 		s.nextCells(d, p, st, now)
 	}
-	s.proceed(d, now)
+	if !s.begun() {
+		s.proceed(d, now)
+		return
+	}
+	s.sweep(d, now) // a pause may have kept the steps of always
 }
 
 // pause keeps new steps from beginning; what runs goes on. Resuming begins what was

@@ -1,14 +1,11 @@
 package engine
 
 import (
-	"encoding/json"
-	"fmt"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"pgregory.net/rapid"
 
 	"github.com/waybill-run/waybill"
 	"github.com/waybill-run/waybill/internal/pipeline"
@@ -166,132 +163,4 @@ steps:
 	if s.run.Status != waybill.StatusFailed || s.steps["c"] != nil {
 		t.Errorf("run is %s, c is %v", s.run.Status, s.steps["c"])
 	}
-}
-
-// TestMachineModel drives random plans with random outcomes, told once, twice,
-// late and out of order, and checks the invariants of the machine.
-func TestMachineModel(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		n := rapid.IntRange(1, 7).Draw(t, "steps")
-		text := "name: p\nsteps:\n"
-		retries := make([]int, n)
-		for i := range n {
-			retries[i] = rapid.IntRange(0, 2).Draw(t, "retries")
-			needs := []string{}
-			for j := range i {
-				if rapid.IntRange(0, 2).Draw(t, "needs") == 0 {
-					needs = append(needs, fmt.Sprintf("s%d", j))
-				}
-			}
-			text += fmt.Sprintf("  - {name: s%d, run: [x], retry: {max: %d}, needs: [%s]}\n", i, retries[i], strings.Join(needs, ", "))
-		}
-		s := newState(parse(t, text))
-		type live struct {
-			step   string
-			number int
-		}
-		open := map[live]bool{}
-		var past []input
-		ended := ""
-		take := func(in input) {
-			was := s.run.Status
-			before, _ := json.Marshal(s.run)
-			stepsBefore := map[string]waybill.Status{}
-			for k, st := range s.steps {
-				stepsBefore[k] = st.Status
-			}
-			d := s.apply(in, epoch)
-			if after, _ := json.Marshal(s.run); was.Terminal() && string(before) != string(after) {
-				t.Fatalf("an ended run changed from %s to %s", before, after)
-			}
-			for k, st := range stepsBefore {
-				if st.Terminal() && s.steps[k].Status != st {
-					t.Fatalf("ended step %s changed from %s to %s", k, st, s.steps[k].Status)
-				}
-			}
-			for _, a := range d.attempts {
-				k := live{a.attempt.Step, a.attempt.Number}
-				for o := range open {
-					if o.step == k.step {
-						t.Fatalf("step %s has two live attempts", k.step)
-					}
-				}
-				open[k] = true
-				for _, need := range s.plan.Step(k.step).Needs {
-					if s.steps[need] == nil || s.steps[need].Status != waybill.StatusSucceeded {
-						t.Fatalf("step %s began before its need %s succeeded", k.step, need)
-					}
-				}
-			}
-			for i, p := range s.plan.Steps {
-				st := s.steps[p.Name]
-				if st == nil {
-					continue
-				}
-				if st.Attempts > 1+retries[i]+maxLosses-1 {
-					t.Fatalf("step %s made %d attempts with %d retries", p.Name, st.Attempts, retries[i])
-				}
-			}
-			if s.run.Status.Terminal() {
-				for k, st := range s.steps {
-					if !st.Status.Terminal() {
-						t.Fatalf("the run ended as %s while step %s is %s", s.run.Status, k, st.Status)
-					}
-				}
-				if len(open) > 0 {
-					t.Fatalf("the run ended with open attempts %v", open)
-				}
-				if s.run.StepsDone != len(s.steps) {
-					t.Fatalf("%d steps are counted as done of %d", s.run.StepsDone, len(s.steps))
-				}
-				if ended == "" {
-					ended = string(s.run.Status)
-				}
-			} else if len(open) == 0 && s.run.Status != waybill.StatusQueued {
-				t.Fatalf("the run is %s and nothing will ever happen to it", s.run.Status)
-			}
-		}
-		take(input{start: true})
-		for range 60 {
-			switch rapid.IntRange(0, 9).Draw(t, "what") {
-			case 0:
-				if rapid.IntRange(0, 3).Draw(t, "really") == 0 {
-					take(input{cancel: &cancelInput{by: "somebody", reason: ""}})
-				}
-			case 1:
-				take(input{start: true})
-			case 2:
-				if len(past) > 0 {
-					take(past[rapid.IntRange(0, len(past)-1).Draw(t, "which")])
-				}
-			default:
-				if len(open) == 0 {
-					continue
-				}
-				var keys []live
-				for _, p := range s.plan.Steps {
-					for k := range open {
-						if k.step == p.Name {
-							keys = append(keys, k)
-						}
-					}
-				}
-				k := keys[rapid.IntRange(0, len(keys)-1).Draw(t, "attempt")]
-				status := rapid.SampledFrom([]waybill.Status{
-					waybill.StatusSucceeded, waybill.StatusSucceeded, waybill.StatusSucceeded, waybill.StatusFailed,
-					waybill.StatusTimedOut, waybill.StatusLost, waybill.StatusCanceled,
-				}).Draw(t, "status")
-				if status == waybill.StatusCanceled && s.run.CancelBy == "" {
-					status = waybill.StatusFailed
-				}
-				in := input{ended: &waybill.Attempt{Run: "r", Step: k.step, Number: k.number, Phase: waybill.PhaseTerminal, Status: status}}
-				delete(open, k)
-				past = append(past, in)
-				take(in)
-			}
-		}
-		if s.run.Status == waybill.StatusSucceeded && len(s.steps) != n {
-			t.Fatalf("the run succeeded with %d of %d steps", len(s.steps), n)
-		}
-	})
 }
