@@ -93,7 +93,7 @@ func (c *Client) StartRun(ctx context.Context, pipeline string, s StartRun, key 
 
 // Runs returns a page of runs, newest first.
 func (c *Client) Runs(ctx context.Context, p ListRunsParams) (RunList, error) {
-	return ask[RunList](ctx, c, c.get("/api/v1/runs", values("pipeline", p.Pipeline, "status", string(p.Status), "limit", strconv.Itoa(p.Limit), "cursor", p.Cursor)))
+	return ask[RunList](ctx, c, c.get("/api/v1/runs", runsQuery(p)))
 }
 
 // Run returns a run with its steps and attempts.

@@ -232,7 +232,10 @@ type Event struct {
 	Source  string    `json:"source"`
 	Subject string    `json:"subject,omitempty,omitzero"`
 	Time    time.Time `json:"time"`
-	Type    string    `json:"type"`
+
+	// Traceparent W3C Trace Context of whoever made the event.
+	Traceparent string `json:"traceparent,omitempty,omitzero"`
+	Type        string `json:"type"`
 }
 
 // Field defines model for Field.
@@ -311,6 +314,43 @@ type NewToken struct {
 
 // NextCursor The cursor of the next page; null on the last.
 type NextCursor = *string
+
+// Notification defines model for Notification.
+type Notification = waybill.Notification
+
+// NotificationList defines model for NotificationList.
+type NotificationList struct {
+	Items []Notification `json:"items"`
+}
+
+// NotifyEmail defines model for NotifyEmail.
+type NotifyEmail struct {
+	From string `json:"from"`
+
+	// Password As ${secret:NAME}.
+	Password string `json:"password,omitempty,omitzero"`
+
+	// SMTP host:port
+	SMTP     string   `json:"smtp"`
+	Starttls bool     `json:"starttls,omitempty,omitzero"`
+	To       []string `json:"to"`
+	User     string   `json:"user,omitempty,omitzero"`
+}
+
+// NotifyEvent defines model for NotifyEvent.
+type NotifyEvent = waybill.NotifyEvent
+
+// NotifyRule Who is told of what. Exactly one of webhook and email.
+type NotifyRule = waybill.NotifyRule
+
+// NotifyWebhook defines model for NotifyWebhook.
+type NotifyWebhook struct {
+	Headers map[string]string `json:"headers,omitempty,omitzero"`
+
+	// Secret Key of the signature, as ${secret:NAME}.
+	Secret string `json:"secret,omitempty,omitzero"`
+	URL    string `json:"url"`
+}
 
 // Object defines model for Object.
 type Object struct {
@@ -488,6 +528,9 @@ type Run struct {
 	Group string `json:"group,omitempty,omitzero"`
 	ID    string `json:"id"`
 
+	// Labels Those of its definition.
+	Labels map[string]string `json:"labels,omitempty,omitzero"`
+
 	// Outputs Named values. Names are compared without case.
 	Outputs Vars `json:"outputs,omitempty,omitzero"`
 
@@ -524,6 +567,18 @@ type Run struct {
 	Version int `json:"version"`
 }
 
+// RunDay A run is counted as started on the day on which it was accepted, as ended on the one on which it ended. Durations
+// are those of runs that ended, from their start to their end, within 5 %.
+type RunDay struct {
+	Day string `json:"day"`
+
+	// Ended How many ended with each status.
+	Ended      map[string]int64 `json:"ended"`
+	P50Seconds float64          `json:"p50_seconds"`
+	P95Seconds float64          `json:"p95_seconds"`
+	Started    int64            `json:"started"`
+}
+
 // RunDetail defines model for RunDetail.
 type RunDetail struct {
 	Attempts []Attempt `json:"attempts"`
@@ -545,6 +600,9 @@ type RunDetail struct {
 	// Group The steps it is at: on_failure, always; left out for the others.
 	Group string `json:"group,omitempty,omitzero"`
 	ID    string `json:"id"`
+
+	// Labels Those of its definition.
+	Labels map[string]string `json:"labels,omitempty,omitzero"`
 
 	// Outputs Named values. Names are compared without case.
 	Outputs Vars `json:"outputs,omitempty,omitzero"`
@@ -589,6 +647,12 @@ type RunList struct {
 
 	// NextCursor The cursor of the next page; null on the last.
 	NextCursor NextCursor `json:"next_cursor"`
+}
+
+// RunStats defines model for RunStats.
+type RunStats struct {
+	Items    []RunDay `json:"items"`
+	Timezone string   `json:"timezone"`
 }
 
 // Slot defines model for Slot.
@@ -744,6 +808,9 @@ type ObjectVersion = string
 // PipelineName defines model for PipelineName.
 type PipelineName = string
 
+// RuleName defines model for RuleName.
+type RuleName = string
+
 // RunID defines model for RunID.
 type RunID = string
 
@@ -850,7 +917,27 @@ type ListMessagesParams struct {
 // ListRunsParams defines parameters for ListRuns.
 type ListRunsParams struct {
 	Pipeline string `form:"pipeline,omitempty" json:"pipeline,omitempty,omitzero"`
-	Status   Status `form:"status,omitempty" json:"status,omitempty,omitzero"`
+
+	// Status One of these, separated by commas.
+	Status []Status `form:"status,omitempty" json:"status,omitempty,omitzero"`
+
+	// Since Created at this instant or later.
+	Since time.Time `form:"since,omitempty" json:"since,omitempty,omitzero"`
+
+	// Until Created before this instant.
+	Until time.Time `form:"until,omitempty" json:"until,omitempty,omitzero"`
+
+	// Trigger The type of the event that started it, such as http, schedule or object.
+	Trigger string `form:"trigger,omitempty" json:"trigger,omitempty,omitzero"`
+
+	// Parent The run whose step started it.
+	Parent string `form:"parent,omitempty" json:"parent,omitempty,omitzero"`
+
+	// RetryOf The run that it repeats.
+	RetryOf string `form:"retry_of,omitempty" json:"retry_of,omitempty,omitzero"`
+
+	// Label A label as NAME=VALUE. All that are given must be met.
+	Label []string `form:"label,omitempty" json:"label,omitempty,omitzero"`
 
 	// Limit The most items in the answer.
 	Limit Limit `form:"limit,omitempty" json:"limit,omitempty,omitzero"`
@@ -913,11 +1000,26 @@ type ListSlotsParams struct {
 	Cursor Cursor `form:"cursor,omitempty" json:"cursor,omitempty,omitzero"`
 }
 
+// GetRunStatsParams defines parameters for GetRunStats.
+type GetRunStatsParams struct {
+	// Days The last so many days, today included.
+	Days int `form:"days,omitempty" json:"days,omitempty,omitzero"`
+
+	// Pipeline Of this pipeline; of all when left out.
+	Pipeline string `form:"pipeline,omitempty" json:"pipeline,omitempty,omitzero"`
+
+	// Timezone In which days begin and end, such as Europe/Paris; UTC when left out.
+	Timezone string `form:"timezone,omitempty" json:"timezone,omitempty,omitzero"`
+}
+
 // CreateTokenParams defines parameters for CreateToken.
 type CreateTokenParams struct {
 	// IdempotencyKey Any text that is unique to what is asked for. It is remembered for at least a day.
 	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty,omitzero"`
 }
+
+// ApplyNotificationJSONRequestBody defines body for ApplyNotification for application/json ContentType.
+type ApplyNotificationJSONRequestBody = NotifyRule
 
 // StartRunJSONRequestBody defines body for StartRun for application/json ContentType.
 type StartRunJSONRequestBody = StartRun

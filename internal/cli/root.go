@@ -128,14 +128,15 @@ Exit codes: 0 it worked, 1 it did not, 2 the command was not understood.`,
 	root.SetIn(a.Stdin)
 	root.SetOut(a.Stdout)
 	root.SetErr(a.Stderr)
-	root.CompletionOptions.HiddenDefaultCmd = true
 	f := root.PersistentFlags()
 	f.StringVar(&a.server, "server", "", "URL of the server (WAYBILL_SERVER; default "+client.DefaultServer+")")
 	f.StringVar(&a.token, "token", "", "API token (WAYBILL_API_TOKEN; inside a unit WAYBILL_TOKEN)")
 	f.StringVarP(&a.format, "output", "o", "text", "text or json")
 	root.AddCommand(a.startCmd(), a.runCmd(), a.pipelineCmd(), a.objectCmd(), a.queueCmd(), a.pauseCmd(true), a.pauseCmd(false),
 		a.tokenCmd(), a.callbackCmd(), a.healthCmd(), a.versionCmd())
+	root.AddCommand(a.notifyCmd())
 	root.AddCommand(a.Commands...)
+	a.completions(root)
 	return root
 }
 

@@ -14,34 +14,8 @@ import (
 
 func (a *app) runCmd() *cobra.Command {
 	return group("run", "Look at runs, cancel and retry them",
-		a.runListCmd(), a.runShowCmd(), a.runLogsCmd(), a.runEventsCmd(), a.runCancelCmd(), a.runRetryCmd(), a.runPauseCmd(true), a.runPauseCmd(false),
+		a.runListCmd(), a.runStatsCmd(), a.runShowCmd(), a.runLogsCmd(), a.runEventsCmd(), a.runCancelCmd(), a.runRetryCmd(), a.runPauseCmd(true), a.runPauseCmd(false),
 		a.runAnswerCmd(waybill.Approved), a.runAnswerCmd(waybill.Rejected), a.runSlotsCmd())
-}
-
-func (a *app) runListCmd() *cobra.Command {
-	var p client.ListRunsParams
-	cmd := &cobra.Command{
-		Use: "list", Short: "List runs, newest first", Args: cobra.NoArgs,
-		RunE: a.with(func(ctx context.Context, c *client.Client, _ []string) error {
-			l, err := c.Runs(ctx, p)
-			if err != nil {
-				return err
-			}
-			defer a.more(l.NextCursor)
-			return a.print(l, func(w io.Writer) {
-				table(w, "id pipeline status steps created took", func(row func(...any)) {
-					for _, r := range l.Items {
-						row(r.ID, r.Pipeline, r.Status, fmt.Sprintf("%d/%d", r.StepsDone, r.StepCount), a.when(r.CreatedAt), a.took(r.StartedAt, r.FinishedAt))
-					}
-				})
-			})
-		}),
-	}
-	f := cmd.Flags()
-	f.StringVar(&p.Pipeline, "pipeline", "", "of this pipeline only")
-	f.StringVar((*string)(&p.Status), "status", "", "with this status only")
-	listFlags(cmd, &p.Limit, &p.Cursor)
-	return cmd
 }
 
 // listFlags are the flags of every list.

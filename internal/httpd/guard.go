@@ -140,6 +140,9 @@ func requestID(r *http.Request, now time.Time) string {
 // access writes the line of a request in the log: errors of ours and slow
 // requests where an operator sees them, the rest for debugging.
 func (s *Server) access(r *http.Request, c *call, took time.Duration) {
+	if s.opt.Observe != nil && !c.stream {
+		s.opt.Observe(c.op.id, c.w.status, took)
+	}
 	level := slog.LevelDebug
 	switch {
 	case c.w.status >= 500 && c.w.status != http.StatusServiceUnavailable:

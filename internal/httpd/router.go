@@ -39,6 +39,16 @@ var operations = map[string]operation{
 	"GET /health":  {id: "getHealth", early: true},
 	"GET /version": {id: "getVersion", early: true},
 
+	"GET /metrics": {id: "getMetrics", need: waybill.RoleViewer},
+
+	"GET /api/v1/stats/runs": {id: "getRunStats", need: waybill.RoleViewer},
+
+	"GET /api/v1/notifications":              {id: "listNotifications", need: waybill.RoleViewer},
+	"GET /api/v1/notifications/{name}":       {id: "getNotification", need: waybill.RoleViewer},
+	"PUT /api/v1/notifications/{name}":       {id: "applyNotification", need: waybill.RoleAdmin, action: "notification.apply"},
+	"DELETE /api/v1/notifications/{name}":    {id: "deleteNotification", need: waybill.RoleAdmin, action: "notification.delete"},
+	"POST /api/v1/notifications/{name}/test": {id: "testNotification", need: waybill.RoleOperator, action: "notification.test"},
+
 	"GET /api/v1/pipelines":              {id: "listPipelines", need: waybill.RoleViewer},
 	"POST /api/v1/pipelines":             {id: "applyPipeline", need: waybill.RoleAdmin, action: "pipeline.apply"},
 	"POST /api/v1/pipelines/validate":    {id: "validatePipeline", need: waybill.RoleViewer},

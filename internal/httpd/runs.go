@@ -8,7 +8,6 @@ import (
 	"io"
 	"mime"
 	"net/http"
-	"slices"
 	"strings"
 	"time"
 
@@ -33,7 +32,7 @@ func (a api) StartRun(w http.ResponseWriter, r *http.Request, name string, p ope
 			}
 		}
 		run, fresh, err := v.Runs.StartRun(r.Context(), waybill.StartRequest{
-			Pipeline: name, Vars: body.Vars, Params: body.Params, IdempotencyKey: p.IdempotencyKey, By: c.who,
+			Pipeline: name, Vars: body.Vars, Params: body.Params, IdempotencyKey: p.IdempotencyKey, Traceparent: traceparent(r), By: c.who,
 			Delay: delay, Priority: body.Priority,
 		})
 		if err != nil {
@@ -51,24 +50,17 @@ func (a api) ListRuns(w http.ResponseWriter, r *http.Request, p openapi.ListRuns
 		if err != nil {
 			return err
 		}
-		if p.Status != "" && !slices.Contains(waybill.Statuses(), p.Status) {
-			return waybill.E(waybill.KindInvalid, "%q is not a status", shorten(string(p.Status), 40)).
-				WithHint("statuses are %s", joined(waybill.Statuses()))
+		f, err := runFilter(p)
+		if err != nil {
+			return err
 		}
-		page, err := v.Runs.Runs(r.Context(), waybill.RunFilter{Pipeline: p.Pipeline, Statuses: statuses(p.Status), Limit: n, Cursor: p.Cursor})
+		f.Limit = n
+		page, err := v.Runs.Runs(r.Context(), f)
 		if err != nil {
 			return err
 		}
 		return a.reply(w, r, http.StatusOK, openapi.RunList{Items: convert(page.Items, wireRun), NextCursor: nextCursor(page.Next)})
 	})
-}
-
-// statuses are those of a filter.
-func statuses(s waybill.Status) []waybill.Status {
-	if s == "" {
-		return nil
-	}
-	return []waybill.Status{s}
 }
 
 func joined[T ~string](words []T) string {

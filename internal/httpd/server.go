@@ -22,12 +22,15 @@ import (
 
 // Services are the parts of the program that answer requests. All must be set.
 type Services struct {
-	Runs      waybill.Runs
-	Callbacks waybill.Callbacks
-	Pipelines waybill.Pipelines
-	Objects   waybill.Objects
-	Queues    waybill.Queues
-	Tokens    waybill.Tokens
+	Runs          waybill.Runs
+	Callbacks     waybill.Callbacks
+	Pipelines     waybill.Pipelines
+	Objects       waybill.Objects
+	Queues        waybill.Queues
+	Tokens        waybill.Tokens
+	Stats         waybill.RunStats
+	Notifications waybill.Notifications
+	Metrics       http.Handler
 }
 
 // Limits bound what one request may cost. The zero value of a field means its
@@ -83,8 +86,14 @@ type Options struct {
 	// Problems returns what is wrong in a definition when err tells of that, for
 	// the problems member of an answer. nil means never.
 	Problems func(err error) []SourceProblem
-	Now      func() time.Time // nil means time.Now
-	Limits   Limits
+	// Mask takes secrets out of the words of an error before they are told. nil changes
+	// nothing.
+	Mask func(string) string
+	// Observe is told of each answer: the operation (empty when there is none), its
+	// status and how long it took. Streams are left out. nil tells nobody.
+	Observe func(operation string, status int, took time.Duration)
+	Now     func() time.Time // nil means time.Now
+	Limits  Limits
 }
 
 // Server answers requests. It is safe for concurrent use.

@@ -36,7 +36,7 @@ func wireRun(r waybill.Run) openapi.Run {
 		Event: wireEvent(r.Event), Params: r.Params, Vars: r.Vars, Priority: r.Priority,
 		CreatedAt: r.CreatedAt, StartedAt: r.StartedAt, FinishedAt: r.FinishedAt,
 		CancelBy: r.CancelBy, RetryOf: r.Of, StepCount: r.StepCount, StepsDone: r.StepsDone,
-		Outputs: r.Outputs, PausedBy: r.Paused, Parent: r.Parent, Slots: r.Slots, SlotsHeld: r.Held, FailedStep: r.Failed, Group: r.Group,
+		Outputs: r.Outputs, PausedBy: r.Paused, Parent: r.Parent, Slots: r.Slots, SlotsHeld: r.Held, FailedStep: r.Failed, Group: r.Group, Labels: r.Labels,
 	}
 }
 
@@ -47,7 +47,7 @@ func wireDetail(d waybill.RunDetail) openapi.RunDetail {
 		Event: r.Event, Params: r.Params, Vars: r.Vars, Priority: r.Priority,
 		CreatedAt: r.CreatedAt, StartedAt: r.StartedAt, FinishedAt: r.FinishedAt,
 		CancelBy: r.CancelBy, RetryOf: r.RetryOf, StepCount: r.StepCount, StepsDone: r.StepsDone,
-		Outputs: r.Outputs, PausedBy: r.PausedBy, Parent: r.Parent, Slots: r.Slots, SlotsHeld: r.SlotsHeld, FailedStep: r.FailedStep, Group: r.Group,
+		Outputs: r.Outputs, PausedBy: r.PausedBy, Parent: r.Parent, Slots: r.Slots, SlotsHeld: r.SlotsHeld, FailedStep: r.FailedStep, Group: r.Group, Labels: r.Labels,
 		Steps: convert(d.Steps, wireStep), Attempts: convert(d.Attempts, wireAttempt),
 	}
 }
@@ -88,7 +88,7 @@ func status(s waybill.Status) waybill.Status {
 }
 
 func wireEvent(e waybill.Event) openapi.Event {
-	out := openapi.Event{ID: e.ID, Type: e.Type, Source: e.Source, Subject: e.Subject, Time: e.Time, Data: waybill.Value(e.Data)}
+	out := openapi.Event{ID: e.ID, Type: e.Type, Source: e.Source, Subject: e.Subject, Time: e.Time, Data: waybill.Value(e.Data), Traceparent: e.Traceparent}
 	if e.Object != nil {
 		out.Object = wireObject(*e.Object)
 	}

@@ -252,7 +252,7 @@ func backlog(ctx context.Context, srv *server, s *sheet) error {
 		cursor := ""
 		for range pages {
 			t := time.Now()
-			page, err := srv.Runs(ctx, client.ListRunsParams{Status: status, Limit: 50, Cursor: cursor})
+			page, err := srv.Runs(ctx, client.ListRunsParams{Status: []client.Status{status}, Limit: 50, Cursor: cursor})
 			if err != nil {
 				return err
 			}

@@ -346,7 +346,7 @@ func (s *server) drained(ctx context.Context, limit time.Duration) error {
 	for began := time.Now(); ; {
 		open := 0
 		for _, status := range []client.Status{"queued", "running", "waiting"} {
-			page, err := s.Runs(ctx, client.ListRunsParams{Status: status, Limit: 1})
+			page, err := s.Runs(ctx, client.ListRunsParams{Status: []client.Status{status}, Limit: 1})
 			if err != nil {
 				return err
 			}

@@ -432,7 +432,7 @@ func (n *Notifier) ownRules(ctx context.Context, pipeline string, version int) (
 }
 
 // ownName is the name of a rule that a pipeline brings along.
-func ownName(pipeline string, i int) string { return "pipeline/" + pipeline + "/" + itoa(i+1) }
+func ownName(pipeline string, i int) string { return "pipeline:" + pipeline + ":" + itoa(i+1) }
 
 // any reports whether there is a rule at all.
 func (n *Notifier) any(ctx context.Context) bool {

@@ -58,7 +58,7 @@ func (n *Notifier) Notification(ctx context.Context, name string) (waybill.Notif
 			return waybill.Notification{NotifyRule: r, Origin: originFolder}, nil
 		}
 	}
-	if strings.HasPrefix(name, "pipeline/") {
+	if strings.HasPrefix(name, "pipeline:") {
 		all, err := n.Notifications(ctx)
 		if err != nil {
 			return waybill.Notification{}, err
@@ -94,7 +94,7 @@ func (n *Notifier) ofName(ctx context.Context, name string) (waybill.Notificatio
 
 // readOnly reports that a rule cannot be changed by the API.
 func (n *Notifier) readOnly(name string) error {
-	if strings.HasPrefix(name, "pipeline/") {
+	if strings.HasPrefix(name, "pipeline:") {
 		return waybill.E(waybill.KindConflict, "it belongs to its pipeline").WithOp("change rule", name).WithHint("change the key notify of the pipeline")
 	}
 	if slices.ContainsFunc(n.folder, func(r waybill.NotifyRule) bool { return r.Name == name }) {

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"slices"
 	"sort"
 	"strconv"
@@ -46,6 +47,7 @@ type World struct {
 	tokens    []waybill.Token
 	secrets   map[string]string // secret → token id
 	Audits    []waybill.AuditRecord
+	Rules     map[string]waybill.Notification
 	// Fail makes every method return this error.
 	Fail error
 }
@@ -80,6 +82,9 @@ func New(now func() time.Time) *World {
 			{ID: "d1", Topic: "unit", Key: "a", Body: "one", Attempt: 3, Fails: 3, SentAt: now(), Reason: "no such program", DeadAt: now()},
 			{ID: "d2", Topic: "unit", Key: "b", Body: "two", Attempt: 3, Fails: 3, SentAt: now(), Reason: "no such program", DeadAt: now()}}},
 		secrets: map[string]string{},
+		Rules: map[string]waybill.Notification{"ops": {Origin: "folder", NotifyRule: waybill.NotifyRule{
+			Name: "ops", On: []waybill.NotifyEvent{waybill.NotifyFailed}, Webhook: &waybill.NotifyWebhook{URL: "https://example.org/hook"},
+		}}},
 	}
 	w.pipelines["hello"] = waybill.Pipeline{Name: "hello", Version: 1, Hash: "h1", Origin: "folder", File: "pipelines/hello.yaml",
 		Source: "name: hello\n", CreatedAt: now(), Triggers: []string{"http"}, Steps: []string{"greet"}, Summary: "says hello"}
@@ -88,7 +93,8 @@ func New(now func() time.Time) *World {
 
 // Services are the world as a server wants it.
 func (w *World) Services() httpd.Services {
-	return httpd.Services{Runs: runs{w}, Callbacks: callbacks{w}, Pipelines: pipelines{w}, Objects: objects{w}, Queues: queues{w}, Tokens: tokens{w}}
+	return httpd.Services{Runs: runs{w}, Callbacks: callbacks{w}, Pipelines: pipelines{w}, Objects: objects{w}, Queues: queues{w}, Tokens: tokens{w},
+		Stats: stats{w}, Notifications: notifications{w}, Metrics: http.HandlerFunc(metrics)}
 }
 
 // Do runs f while nobody else uses the world.

@@ -238,7 +238,10 @@ type Event struct {
 	Source  string    `json:"source"`
 	Subject string    `json:"subject,omitempty,omitzero"`
 	Time    time.Time `json:"time"`
-	Type    string    `json:"type"`
+
+	// Traceparent W3C Trace Context of whoever made the event.
+	Traceparent string `json:"traceparent,omitempty,omitzero"`
+	Type        string `json:"type"`
 }
 
 // Field defines model for Field.
@@ -317,6 +320,43 @@ type NewToken struct {
 
 // NextCursor The cursor of the next page; null on the last.
 type NextCursor = *string
+
+// Notification defines model for Notification.
+type Notification = waybill.Notification
+
+// NotificationList defines model for NotificationList.
+type NotificationList struct {
+	Items []Notification `json:"items"`
+}
+
+// NotifyEmail defines model for NotifyEmail.
+type NotifyEmail struct {
+	From string `json:"from"`
+
+	// Password As ${secret:NAME}.
+	Password string `json:"password,omitempty,omitzero"`
+
+	// SMTP host:port
+	SMTP     string   `json:"smtp"`
+	Starttls bool     `json:"starttls,omitempty,omitzero"`
+	To       []string `json:"to"`
+	User     string   `json:"user,omitempty,omitzero"`
+}
+
+// NotifyEvent defines model for NotifyEvent.
+type NotifyEvent = waybill.NotifyEvent
+
+// NotifyRule Who is told of what. Exactly one of webhook and email.
+type NotifyRule = waybill.NotifyRule
+
+// NotifyWebhook defines model for NotifyWebhook.
+type NotifyWebhook struct {
+	Headers map[string]string `json:"headers,omitempty,omitzero"`
+
+	// Secret Key of the signature, as ${secret:NAME}.
+	Secret string `json:"secret,omitempty,omitzero"`
+	URL    string `json:"url"`
+}
 
 // Object defines model for Object.
 type Object struct {
@@ -494,6 +534,9 @@ type Run struct {
 	Group string `json:"group,omitempty,omitzero"`
 	ID    string `json:"id"`
 
+	// Labels Those of its definition.
+	Labels map[string]string `json:"labels,omitempty,omitzero"`
+
 	// Outputs Named values. Names are compared without case.
 	Outputs Vars `json:"outputs,omitempty,omitzero"`
 
@@ -530,6 +573,18 @@ type Run struct {
 	Version int `json:"version"`
 }
 
+// RunDay A run is counted as started on the day on which it was accepted, as ended on the one on which it ended. Durations
+// are those of runs that ended, from their start to their end, within 5 %.
+type RunDay struct {
+	Day string `json:"day"`
+
+	// Ended How many ended with each status.
+	Ended      map[string]int64 `json:"ended"`
+	P50Seconds float64          `json:"p50_seconds"`
+	P95Seconds float64          `json:"p95_seconds"`
+	Started    int64            `json:"started"`
+}
+
 // RunDetail defines model for RunDetail.
 type RunDetail struct {
 	Attempts []Attempt `json:"attempts"`
@@ -551,6 +606,9 @@ type RunDetail struct {
 	// Group The steps it is at: on_failure, always; left out for the others.
 	Group string `json:"group,omitempty,omitzero"`
 	ID    string `json:"id"`
+
+	// Labels Those of its definition.
+	Labels map[string]string `json:"labels,omitempty,omitzero"`
 
 	// Outputs Named values. Names are compared without case.
 	Outputs Vars `json:"outputs,omitempty,omitzero"`
@@ -595,6 +653,12 @@ type RunList struct {
 
 	// NextCursor The cursor of the next page; null on the last.
 	NextCursor NextCursor `json:"next_cursor"`
+}
+
+// RunStats defines model for RunStats.
+type RunStats struct {
+	Items    []RunDay `json:"items"`
+	Timezone string   `json:"timezone"`
 }
 
 // Slot defines model for Slot.
@@ -750,6 +814,9 @@ type ObjectVersion = string
 // PipelineName defines model for PipelineName.
 type PipelineName = string
 
+// RuleName defines model for RuleName.
+type RuleName = string
+
 // RunID defines model for RunID.
 type RunID = string
 
@@ -856,7 +923,27 @@ type ListMessagesParams struct {
 // ListRunsParams defines parameters for ListRuns.
 type ListRunsParams struct {
 	Pipeline string `form:"pipeline,omitempty" json:"pipeline,omitempty,omitzero"`
-	Status   Status `form:"status,omitempty" json:"status,omitempty,omitzero"`
+
+	// Status One of these, separated by commas.
+	Status []Status `form:"status,omitempty" json:"status,omitempty,omitzero"`
+
+	// Since Created at this instant or later.
+	Since time.Time `form:"since,omitempty" json:"since,omitempty,omitzero"`
+
+	// Until Created before this instant.
+	Until time.Time `form:"until,omitempty" json:"until,omitempty,omitzero"`
+
+	// Trigger The type of the event that started it, such as http, schedule or object.
+	Trigger string `form:"trigger,omitempty" json:"trigger,omitempty,omitzero"`
+
+	// Parent The run whose step started it.
+	Parent string `form:"parent,omitempty" json:"parent,omitempty,omitzero"`
+
+	// RetryOf The run that it repeats.
+	RetryOf string `form:"retry_of,omitempty" json:"retry_of,omitempty,omitzero"`
+
+	// Label A label as NAME=VALUE. All that are given must be met.
+	Label []string `form:"label,omitempty" json:"label,omitempty,omitzero"`
 
 	// Limit The most items in the answer.
 	Limit Limit `form:"limit,omitempty" json:"limit,omitempty,omitzero"`
@@ -919,11 +1006,26 @@ type ListSlotsParams struct {
 	Cursor Cursor `form:"cursor,omitempty" json:"cursor,omitempty,omitzero"`
 }
 
+// GetRunStatsParams defines parameters for GetRunStats.
+type GetRunStatsParams struct {
+	// Days The last so many days, today included.
+	Days int `form:"days,omitempty" json:"days,omitempty,omitzero"`
+
+	// Pipeline Of this pipeline; of all when left out.
+	Pipeline string `form:"pipeline,omitempty" json:"pipeline,omitempty,omitzero"`
+
+	// Timezone In which days begin and end, such as Europe/Paris; UTC when left out.
+	Timezone string `form:"timezone,omitempty" json:"timezone,omitempty,omitzero"`
+}
+
 // CreateTokenParams defines parameters for CreateToken.
 type CreateTokenParams struct {
 	// IdempotencyKey Any text that is unique to what is asked for. It is remembered for at least a day.
 	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty,omitzero"`
 }
+
+// ApplyNotificationJSONRequestBody defines body for ApplyNotification for application/json ContentType.
+type ApplyNotificationJSONRequestBody = NotifyRule
 
 // StartRunJSONRequestBody defines body for StartRun for application/json ContentType.
 type StartRunJSONRequestBody = StartRun
@@ -981,6 +1083,21 @@ type ServerInterface interface {
 	// PutObject Store a new version
 	// (PUT /api/v1/buckets/{bucket}/objects/{key})
 	PutObject(w http.ResponseWriter, r *http.Request, bucket BucketName, key ObjectKey, params PutObjectParams)
+	// ListNotifications List the rules of notifications, by name
+	// (GET /api/v1/notifications)
+	ListNotifications(w http.ResponseWriter, r *http.Request)
+	// DeleteNotification Delete a rule
+	// (DELETE /api/v1/notifications/{name})
+	DeleteNotification(w http.ResponseWriter, r *http.Request, name RuleName)
+	// GetNotification Show a rule
+	// (GET /api/v1/notifications/{name})
+	GetNotification(w http.ResponseWriter, r *http.Request, name RuleName)
+	// ApplyNotification Store a rule
+	// (PUT /api/v1/notifications/{name})
+	ApplyNotification(w http.ResponseWriter, r *http.Request, name RuleName)
+	// TestNotification Send a sample at once
+	// (POST /api/v1/notifications/{name}/test)
+	TestNotification(w http.ResponseWriter, r *http.Request, name RuleName)
 	// ListPipelines List pipelines, newest version of each, by name
 	// (GET /api/v1/pipelines)
 	ListPipelines(w http.ResponseWriter, r *http.Request, params ListPipelinesParams)
@@ -1059,6 +1176,9 @@ type ServerInterface interface {
 	// ListSlots List the slots that runs hold, by key
 	// (GET /api/v1/slots)
 	ListSlots(w http.ResponseWriter, r *http.Request, params ListSlotsParams)
+	// GetRunStats Count runs by day
+	// (GET /api/v1/stats/runs)
+	GetRunStats(w http.ResponseWriter, r *http.Request, params GetRunStatsParams)
 	// ListTokens List API tokens
 	// (GET /api/v1/tokens)
 	ListTokens(w http.ResponseWriter, r *http.Request)
@@ -1071,6 +1191,9 @@ type ServerInterface interface {
 	// GetHealth Tell whether the server can work
 	// (GET /health)
 	GetHealth(w http.ResponseWriter, r *http.Request)
+	// GetMetrics Read the metrics
+	// (GET /metrics)
+	GetMetrics(w http.ResponseWriter, r *http.Request)
 	// GetVersion Tell which program this is
 	// (GET /version)
 	GetVersion(w http.ResponseWriter, r *http.Request)
@@ -1419,6 +1542,124 @@ func (siw *ServerInterfaceWrapper) PutObject(w http.ResponseWriter, r *http.Requ
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.PutObject(w, r, bucket, key, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListNotifications operation middleware
+func (siw *ServerInterfaceWrapper) ListNotifications(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListNotifications(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DeleteNotification operation middleware
+func (siw *ServerInterfaceWrapper) DeleteNotification(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "name" -------------
+	var name RuleName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", r.PathValue("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "name", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DeleteNotification(w, r, name)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetNotification operation middleware
+func (siw *ServerInterfaceWrapper) GetNotification(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "name" -------------
+	var name RuleName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", r.PathValue("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "name", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetNotification(w, r, name)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ApplyNotification operation middleware
+func (siw *ServerInterfaceWrapper) ApplyNotification(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "name" -------------
+	var name RuleName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", r.PathValue("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "name", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ApplyNotification(w, r, name)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// TestNotification operation middleware
+func (siw *ServerInterfaceWrapper) TestNotification(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "name" -------------
+	var name RuleName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", r.PathValue("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "name", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.TestNotification(w, r, name)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -1915,13 +2156,91 @@ func (siw *ServerInterfaceWrapper) ListRuns(w http.ResponseWriter, r *http.Reque
 
 	// ------------- Optional query parameter "status" -------------
 
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "status", r.URL.Query(), &params.Status, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "status", r.URL.Query(), &params.Status, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
 	if err != nil {
 		var requiredError *runtime.RequiredParameterError
 		if errors.As(err, &requiredError) {
 			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "status"})
 		} else {
 			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "status", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "since" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "since", r.URL.Query(), &params.Since, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "since"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "since", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "until" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "until", r.URL.Query(), &params.Until, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "until"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "until", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "trigger" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "trigger", r.URL.Query(), &params.Trigger, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "trigger"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "trigger", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "parent" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "parent", r.URL.Query(), &params.Parent, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "parent"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "parent", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "retry_of" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "retry_of", r.URL.Query(), &params.RetryOf, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "retry_of"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "retry_of", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "label" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "label", r.URL.Query(), &params.Label, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "label"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "label", Err: err})
 		}
 		return
 	}
@@ -2503,6 +2822,65 @@ func (siw *ServerInterfaceWrapper) ListSlots(w http.ResponseWriter, r *http.Requ
 	handler.ServeHTTP(w, r)
 }
 
+// GetRunStats operation middleware
+func (siw *ServerInterfaceWrapper) GetRunStats(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params GetRunStatsParams
+
+	// ------------- Optional query parameter "days" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "days", r.URL.Query(), &params.Days, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "days"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "days", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "pipeline" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "pipeline", r.URL.Query(), &params.Pipeline, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "pipeline"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "pipeline", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "timezone" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "timezone", r.URL.Query(), &params.Timezone, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "timezone"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "timezone", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetRunStats(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ListTokens operation middleware
 func (siw *ServerInterfaceWrapper) ListTokens(w http.ResponseWriter, r *http.Request) {
 
@@ -2589,6 +2967,20 @@ func (siw *ServerInterfaceWrapper) GetHealth(w http.ResponseWriter, r *http.Requ
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.GetHealth(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetMetrics operation middleware
+func (siw *ServerInterfaceWrapper) GetMetrics(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetMetrics(w, r)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -2739,6 +3131,11 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/buckets/{bucket}/objects/{key}", wrapper.GetObject)
 	m.HandleFunc(http.MethodHead+" "+options.BaseURL+"/api/v1/buckets/{bucket}/objects/{key}", wrapper.HeadObject)
 	m.HandleFunc(http.MethodPut+" "+options.BaseURL+"/api/v1/buckets/{bucket}/objects/{key}", wrapper.PutObject)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/notifications", wrapper.ListNotifications)
+	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/api/v1/notifications/{name}", wrapper.DeleteNotification)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/notifications/{name}", wrapper.GetNotification)
+	m.HandleFunc(http.MethodPut+" "+options.BaseURL+"/api/v1/notifications/{name}", wrapper.ApplyNotification)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/notifications/{name}/test", wrapper.TestNotification)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/pipelines", wrapper.ListPipelines)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/pipelines", wrapper.ApplyPipeline)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/pipelines/{name}", wrapper.GetPipeline)
@@ -2765,10 +3162,12 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/runs/{run}/steps/{step}/attempts/{attempt}/heartbeat", wrapper.HeartbeatAttempt)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/runs/{run}/steps/{step}/attempts/{attempt}/variables", wrapper.SetAttemptVariables)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/slots", wrapper.ListSlots)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/stats/runs", wrapper.GetRunStats)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/tokens", wrapper.ListTokens)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/tokens", wrapper.CreateToken)
 	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/api/v1/tokens/{id}", wrapper.RevokeToken)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/health", wrapper.GetHealth)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/metrics", wrapper.GetMetrics)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/version", wrapper.GetVersion)
 
 	return m
