@@ -87,6 +87,8 @@ type Server struct {
 	kept     *secret.Kept  // secrets of the store
 	secrets  *secret.Chain // what definitions and settings name as ${secret:NAME}
 
+	watch watch
+
 	background sync.WaitGroup
 	stop       context.CancelFunc
 	served     chan error
@@ -165,7 +167,7 @@ func (s *Server) URL() string { return s.url }
 // Schema is every table of the program.
 func Schema() store.Schema {
 	var all store.Schema
-	for _, part := range []store.Schema{engine.Tables(), object.Tables(), project.Tables(), arrival.Tables(), auth.Tables(), secret.Tables(), tables()} {
+	for _, part := range []store.Schema{engine.Tables(), object.Tables(), project.Tables(), arrival.Tables(), auth.Tables(), watchTables(), secret.Tables(), tables()} {
 		all = append(all, part...)
 	}
 	return all
@@ -191,7 +193,7 @@ func (s *Server) listen(loopback bool) error {
 			WithHint("is another server running? choose another address with --listen")
 	}
 	s.http = httpd.New(httpd.Options{
-		Health: s.health, Version: s.c.Version, Logger: s.log, Loopback: loopback, Hosts: s.c.Hosts, Problems: Problems,
+		Health: s.health, Version: s.c.Version, Logger: s.log, Loopback: loopback, Hosts: s.c.Hosts, Problems: Problems, Observe: s.watch.observe,
 	})
 	s.web = s.http.HTTP()
 	scheme := "http"
@@ -228,7 +230,7 @@ func callable(a *net.TCPAddr) string {
 func (s *Server) openStore(ctx context.Context) error {
 	st, err := openStore(ctx, s.c.Store, s.data, s.log)
 	if err == nil {
-		s.store = fault.Store(st)
+		s.store = s.watch.open(s.c, fault.Store(st), st)
 	}
 	return err
 }
@@ -334,7 +336,7 @@ func (s *Server) work(ctx context.Context) error {
 		units = settings.Units.Max
 	}
 	s.engine = engine.New(engine.Options{
-		Store: s.store, Blobs: s.blobs, Plans: s.project, Runners: s.runners, Admit: admin.Admit, Logger: s.log,
+		Store: s.store, Blobs: s.blobs, Plans: s.project, Runners: s.watch.runners(s.runners), Traceparent: s.watch.traceparent, Admit: admin.Admit, Logger: s.log,
 		Node: s.data.node, Instance: instance, Secret: s.data.secret, Dir: s.data.join("units"), Project: s.c.Project,
 		BaseEnv: s.baseEnv(settings), URL: s.callbackURL, Units: units, LogCap: settings.Units.LogCap,
 		Lease:     s.c.Lease,
@@ -343,6 +345,9 @@ func (s *Server) work(ctx context.Context) error {
 	objects := object.New(s.store, s.blobs, object.Options{Admit: admin.Admit, Hops: s.engine.Hops, Logger: s.log})
 	s.engine.UseObjects(objects)
 	tokens := auth.New(s.store, nil)
+	if err := s.watch.prepare(ctx, s, instance, settings); err != nil {
+		return err
+	}
 	if err := s.engine.Start(bg); err != nil {
 		return err
 	}
@@ -353,10 +358,14 @@ func (s *Server) work(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
+	if err := s.watch.start(bg); err != nil {
+		return err
+	}
 	s.background.Go(func() { s.sweep(bg, objects, arrivals, settings) })
 	s.background.Go(func() { s.release(bg) })
 	s.http.SetReady(httpd.Services{
 		Runs: s.engine, Callbacks: s.engine, Pipelines: s.project, Objects: objects, Queues: admin, Tokens: tokens,
+		Stats: s.watch.stats, Notifications: s.watch.notifier, Metrics: s.watch.handler,
 	})
 	return nil
 }
@@ -435,6 +444,7 @@ func (s *Server) Stop() error {
 	if s.engine != nil {
 		s.engine.Stop()
 	}
+	s.watch.stop()
 	if s.stop != nil {
 		s.stop()
 	}

@@ -30,6 +30,9 @@ func (s *Server) sweep(ctx context.Context, objects *object.Objects, arrivals *a
 				References: s.engine.References,
 			})
 		}
+		if err == nil {
+			err = s.watch.stats.Sweep(ctx)
+		}
 		// What objects started is kept as long as they are.
 		if keep := max(settings.Retention.Objects, settings.Retention.Current); err == nil && keep > 0 {
 			err = arrivals.Sweep(ctx, s.store.Now(), time.Duration(keep))

@@ -105,6 +105,31 @@ var Arrows = []Row{
 		Instead: inApp,
 	},
 	{
+		Dir: "internal/feed", May: []string{"", "internal/store"},
+		Why:     "reads the event log over the store's contract; what follows from events is the handler's",
+		Instead: inApp,
+	},
+	{
+		Dir: "internal/stats", May: []string{"", "internal/feed", "internal/store"},
+		Why:     "counts made from the event log",
+		Instead: inApp,
+	},
+	{
+		Dir: "internal/notify", May: []string{"", "internal/feed", "internal/queue", "internal/store"}, Modules: []string{"github.com/wneessen/go-mail"},
+		Why:     "tells others of what the event log says; runs, pipelines and secrets are handed in",
+		Instead: inApp,
+	},
+	{
+		Dir: "internal/metrics", May: []string{"", "internal/queue", "internal/runner", "internal/store"}, Modules: []string{"github.com/prometheus/client_golang"},
+		Why:     "stands before a store and runners and counts; nothing calls it to count",
+		Instead: inApp,
+	},
+	{
+		Dir: "internal/telemetry", May: []string{"", "internal/store"}, Modules: []string{"go.opentelemetry.io/otel"},
+		Why:     "makes traces of what commits say has ended",
+		Instead: inApp,
+	},
+	{
 		Dir: "internal/auth", May: []string{"", "internal/store"},
 		Why:     "tokens and the audit log, kept in the store",
 		Instead: inApp,
