@@ -270,3 +270,6 @@ func (e *Engine) linked(ctx context.Context, f waybill.RunFilter, from after) (w
 		}
 	}
 }
+
+// Summary returns a run without its steps. KindNotFound when there is none.
+func (e *Engine) Summary(ctx context.Context, id string) (waybill.Run, error) { return e.run(ctx, id) }
