@@ -82,6 +82,12 @@ var Arrows = []Row{
 		Why:     "measures what a user would notice, through the client, and a store alone through its contract; server and stores are handed in, a scratch schema in PostgreSQL it makes itself",
 		Instead: inApp,
 	},
+	{
+		Dir: "internal/facetcli", May: []string{"", "facet", "facet/facetbench", "facet/facettest", "facet/memory", "facet/opensearch", "facet/postgres"},
+		Modules: []string{"github.com/spf13/cobra", "golang.org/x/sync", "golang.org/x/term"},
+		Why:     "the facet engine as a tool, with every implementation of it, and without a server",
+		Instead: "what a library needs belongs in facet, what a server needs in internal/catalog",
+	},
 
 	// What makes things happen.
 	{
@@ -92,6 +98,11 @@ var Arrows = []Row{
 	{
 		Dir: "internal/arrival", May: []string{"", "internal/object", "internal/pipeline", "internal/project", "internal/queue", "internal/store"},
 		Why:     "turns what arrived into runs; the engine is handed to it as a function",
+		Instead: inApp,
+	},
+	{
+		Dir: "internal/watch", May: []string{"", "internal/cloud", "internal/fault", "internal/object", "internal/queue", "internal/store"},
+		Why:     "finds what arrives elsewhere and puts it as objects, over the contract of buckets; it knows no cloud by name",
 		Instead: inApp,
 	},
 	{

@@ -32,6 +32,8 @@ type Settings struct {
 	HTTP      HTTP
 	Telemetry Telemetry
 	Notify    []waybill.NotifyRule
+	Buckets   []*Bucket // those whose objects come from elsewhere, in the order of the file
+	Sources   []*Source // queues of other systems
 }
 
 // Retention says how long what is finished is kept.
@@ -96,6 +98,7 @@ func (s *Settings) fields() map[string]any {
 		"notify":              notifyReader(&s.Notify),
 	}
 	maps.Copy(all, s.HTTP.fields())
+	maps.Copy(all, s.watched())
 	for name, field := range s.Secrets.fields() {
 		all["secrets."+name] = field
 	}
@@ -138,6 +141,7 @@ func (s Settings) check(at map[string]place) pipeline.Problems {
 	s.Secrets.check(add)
 	s.HTTP.check(add)
 	s.Telemetry.check(add)
+	s.checkWatched(add)
 	for _, n := range s.Units.BaseEnv {
 		if err := waybill.CheckName(n); err != nil {
 			add("units.base_env", "%v", err)
