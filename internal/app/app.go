@@ -87,7 +87,7 @@ type Server struct {
 	kept     *secret.Kept  // secrets of the store
 	secrets  *secret.Chain // what definitions and settings name as ${secret:NAME}
 
-	watch watch
+	observer *observer
 
 	background sync.WaitGroup
 	stop       context.CancelFunc
@@ -116,7 +116,7 @@ func Start(ctx context.Context, c Config) (_ *Server, err error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{c: c, log: c.Logger, begun: time.Now(), served: make(chan error, 1), looks: newLooks(), runners: map[string]runner.Runner{}}
+	s := &Server{c: c, log: c.Logger, begun: time.Now(), served: make(chan error, 1), looks: newLooks(), runners: map[string]runner.Runner{}, observer: newObserver(c)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.Stop())
@@ -167,7 +167,7 @@ func (s *Server) URL() string { return s.url }
 // Schema is every table of the program.
 func Schema() store.Schema {
 	var all store.Schema
-	for _, part := range []store.Schema{engine.Tables(), object.Tables(), project.Tables(), arrival.Tables(), auth.Tables(), watchTables(), secret.Tables(), tables()} {
+	for _, part := range []store.Schema{engine.Tables(), object.Tables(), project.Tables(), arrival.Tables(), auth.Tables(), observerTables(), secret.Tables(), tables()} {
 		all = append(all, part...)
 	}
 	return all
@@ -193,7 +193,7 @@ func (s *Server) listen(loopback bool) error {
 			WithHint("is another server running? choose another address with --listen")
 	}
 	s.http = httpd.New(httpd.Options{
-		Health: s.health, Version: s.c.Version, Logger: s.log, Loopback: loopback, Hosts: s.c.Hosts, Problems: Problems, Observe: s.watch.observe,
+		Health: s.health, Version: s.c.Version, Logger: s.log, Loopback: loopback, Hosts: s.c.Hosts, Problems: Problems, Observe: s.observer.metrics.Request,
 	})
 	s.web = s.http.HTTP()
 	scheme := "http"
@@ -230,7 +230,7 @@ func callable(a *net.TCPAddr) string {
 func (s *Server) openStore(ctx context.Context) error {
 	st, err := openStore(ctx, s.c.Store, s.data, s.log)
 	if err == nil {
-		s.store = s.watch.open(s.c, fault.Store(st), st)
+		s.store = s.observer.open(fault.Store(st), st)
 	}
 	return err
 }
@@ -336,7 +336,7 @@ func (s *Server) work(ctx context.Context) error {
 		units = settings.Units.Max
 	}
 	s.engine = engine.New(engine.Options{
-		Store: s.store, Blobs: s.blobs, Plans: s.project, Runners: s.watch.runners(s.runners), Traceparent: s.watch.traceparent, Admit: admin.Admit, Logger: s.log,
+		Store: s.store, Blobs: s.blobs, Plans: s.project, Runners: s.observer.runners(s.runners), Traceparent: s.observer.traceparent, Admit: admin.Admit, Logger: s.log,
 		Node: s.data.node, Instance: instance, Secret: s.data.secret, Dir: s.data.join("units"), Project: s.c.Project,
 		BaseEnv: s.baseEnv(settings), URL: s.callbackURL, Units: units, LogCap: settings.Units.LogCap,
 		Lease:     s.c.Lease,
@@ -345,7 +345,7 @@ func (s *Server) work(ctx context.Context) error {
 	objects := object.New(s.store, s.blobs, object.Options{Admit: admin.Admit, Hops: s.engine.Hops, Logger: s.log})
 	s.engine.UseObjects(objects)
 	tokens := auth.New(s.store, nil)
-	if err := s.watch.prepare(ctx, s, instance, settings); err != nil {
+	if err := s.observer.prepare(ctx, s, instance, settings); err != nil {
 		return err
 	}
 	if err := s.engine.Start(bg); err != nil {
@@ -358,14 +358,14 @@ func (s *Server) work(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	if err := s.watch.start(bg); err != nil {
+	if err := s.observer.start(bg); err != nil {
 		return err
 	}
 	s.background.Go(func() { s.sweep(bg, objects, arrivals, settings) })
 	s.background.Go(func() { s.release(bg) })
 	s.http.SetReady(httpd.Services{
 		Runs: s.engine, Callbacks: s.engine, Pipelines: s.project, Objects: objects, Queues: admin, Tokens: tokens,
-		Stats: s.watch.stats, Notifications: s.watch.notifier, Metrics: s.watch.handler,
+		Stats: s.observer.stats, Notifications: s.observer.notifier, Metrics: s.observer.handler,
 	})
 	return nil
 }
@@ -444,7 +444,7 @@ func (s *Server) Stop() error {
 	if s.engine != nil {
 		s.engine.Stop()
 	}
-	s.watch.stop()
+	s.observer.stop()
 	if s.stop != nil {
 		s.stop()
 	}

@@ -31,7 +31,7 @@ func (s *Server) sweep(ctx context.Context, objects *object.Objects, arrivals *a
 			})
 		}
 		if err == nil {
-			err = s.watch.stats.Sweep(ctx)
+			err = s.observer.stats.Sweep(ctx)
 		}
 		// What objects started is kept as long as they are.
 		if keep := max(settings.Retention.Objects, settings.Retention.Current); err == nil && keep > 0 {
