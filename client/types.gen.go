@@ -655,6 +655,34 @@ type RunStats struct {
 	Timezone string   `json:"timezone"`
 }
 
+// Secret What may be known of a secret.
+type Secret struct {
+	CreatedAt time.Time `json:"created_at"`
+
+	// Masked The value is long enough to be masked wherever text leaves.
+	Masked    bool      `json:"masked"`
+	Name      string    `json:"name"`
+	UpdatedAt time.Time `json:"updated_at"`
+	UpdatedBy string    `json:"updated_by,omitempty,omitzero"`
+
+	// Version Counts from 1 with every value.
+	Version int `json:"version"`
+}
+
+// SecretList defines model for SecretList.
+type SecretList struct {
+	Items []Secret `json:"items"`
+
+	// NextCursor The cursor of the next page; null on the last.
+	NextCursor NextCursor `json:"next_cursor"`
+}
+
+// SetSecret defines model for SetSecret.
+type SetSecret struct {
+	// Value Text in UTF-8 without NUL characters, at most 65536 bytes.
+	Value string `json:"value"`
+}
+
 // Slot defines model for Slot.
 type Slot = waybill.Slot
 
@@ -1050,6 +1078,9 @@ type HeartbeatAttemptJSONRequestBody = Heartbeat
 
 // SetAttemptVariablesJSONRequestBody defines body for SetAttemptVariables for application/json ContentType.
 type SetAttemptVariablesJSONRequestBody = Vars
+
+// SetSecretJSONRequestBody defines body for SetSecret for application/json ContentType.
+type SetSecretJSONRequestBody = SetSecret
 
 // CreateTokenJSONRequestBody defines body for CreateToken for application/json ContentType.
 type CreateTokenJSONRequestBody = CreateToken

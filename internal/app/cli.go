@@ -18,8 +18,10 @@ import (
 	"github.com/waybill-run/waybill/client"
 	"github.com/waybill-run/waybill/internal/cli"
 	"github.com/waybill-run/waybill/internal/demo"
+	"github.com/waybill-run/waybill/internal/facetcli"
 	"github.com/waybill-run/waybill/internal/fault"
 	"github.com/waybill-run/waybill/internal/httpd"
+	"github.com/waybill-run/waybill/internal/mask"
 	"github.com/waybill-run/waybill/internal/pipeline"
 	"github.com/waybill-run/waybill/internal/project"
 	"github.com/waybill-run/waybill/internal/runner"
@@ -41,11 +43,15 @@ func buildVersion() httpd.Version {
 func CLI() cli.Deps {
 	return cli.Deps{
 		Version:  client.Version(buildVersion()),
-		Commands: []*cobra.Command{upCommand(), loadtestCommand(), demo.Command(startDemo), superviseCommand()},
+		Commands: []*cobra.Command{upCommand(), loadtestCommand(), demo.Command(startDemo), facetcli.Command(facetcli.Deps{}), superviseCommand()},
 		Validate: validate,
 		OpenTokens: func(ctx context.Context, data string) (waybill.Tokens, io.Closer, error) {
 			t, closer, err := OpenTokens(ctx, data, os.Getenv("WAYBILL_STORE"))
 			return t, closeFunc(closer), err
+		},
+		OpenSecrets: func(ctx context.Context, data, keyFile string) (waybill.Secrets, io.Closer, error) {
+			s, closer, err := OpenSecrets(ctx, data, os.Getenv("WAYBILL_STORE"), keyFile)
+			return s, closeFunc(closer), err
 		},
 	}
 }
@@ -91,7 +97,8 @@ is an API token; make the first one with "waybill token create --role admin --da
 SIGTERM and SIGINT end it in order. Units go on and are taken up at the next start.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			logger, err := newLogger(cmd.ErrOrStderr(), level, format)
+			c.Known = &mask.Known{}
+			logger, err := newLogger(c.Known.Writer(cmd.ErrOrStderr()), level, format)
 			if err != nil {
 				return err
 			}

@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"github.com/waybill-run/waybill"
+	"github.com/waybill-run/waybill/internal/mask"
 	"github.com/waybill-run/waybill/internal/project"
 	"github.com/waybill-run/waybill/internal/secret"
 	"github.com/waybill-run/waybill/internal/store"
@@ -38,7 +39,7 @@ func openSecrets(ctx context.Context, st store.Store, d *dataDir, keyFile string
 	if err != nil {
 		return nil, nil, err
 	}
-	kept := secret.NewKept(st, key, maskable)
+	kept := secret.NewKept(st, key, mask.Maskable)
 	if err := kept.Check(ctx); err != nil {
 		// Runs without secrets of the store are not held up: those that need one fail and say so.
 		if !waybill.IsKind(err, waybill.KindConflict) {
@@ -74,7 +75,5 @@ func OpenSecrets(ctx context.Context, data, where, keyFile string) (waybill.Secr
 	if err != nil {
 		return nil, nil, errors.Join(err, d.Close())
 	}
-	return secret.NewKept(st, key, maskable), func() error { return errors.Join(st.Close(), d.Close()) }, nil
+	return secret.NewKept(st, key, mask.Maskable), func() error { return errors.Join(st.Close(), d.Close()) }, nil
 }
-
-func maskable(value string) bool { return len(value) >= 4 }

@@ -38,6 +38,9 @@ type Deps struct {
 	Validate func(path string) (problems []client.SourceProblem, err error)
 	// OpenTokens opens the tokens in the data folder of a server that is stopped.
 	OpenTokens func(ctx context.Context, data string) (waybill.Tokens, io.Closer, error)
+	// OpenSecrets opens the secrets in the data folder of a server that is stopped. An empty
+	// keyFile leaves the key to the environment or the folder.
+	OpenSecrets func(ctx context.Context, data, keyFile string) (waybill.Secrets, io.Closer, error)
 
 	Stdin    io.Reader
 	Stdout   io.Writer
@@ -133,7 +136,7 @@ Exit codes: 0 it worked, 1 it did not, 2 the command was not understood.`,
 	f.StringVar(&a.token, "token", "", "API token (WAYBILL_API_TOKEN; inside a unit WAYBILL_TOKEN)")
 	f.StringVarP(&a.format, "output", "o", "text", "text or json")
 	root.AddCommand(a.startCmd(), a.runCmd(), a.pipelineCmd(), a.objectCmd(), a.queueCmd(), a.pauseCmd(true), a.pauseCmd(false),
-		a.tokenCmd(), a.callbackCmd(), a.healthCmd(), a.versionCmd())
+		a.tokenCmd(), a.secretCmd(), a.callbackCmd(), a.healthCmd(), a.versionCmd())
 	root.AddCommand(a.notifyCmd())
 	root.AddCommand(a.Commands...)
 	a.completions(root)

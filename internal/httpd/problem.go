@@ -109,6 +109,12 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if s.opt.Problems != nil {
 		p.Problems = s.opt.Problems(err)
 	}
+	if s.opt.Mask != nil {
+		p.Detail, p.Hint = s.opt.Mask(p.Detail), s.opt.Mask(p.Hint)
+		for i := range p.Problems {
+			p.Problems[i].Msg, p.Problems[i].Hint = s.opt.Mask(p.Problems[i].Msg), s.opt.Mask(p.Problems[i].Hint)
+		}
+	}
 	h := w.Header()
 	for _, name := range []string{"ETag", "Repr-Digest", "Content-Length", "Content-Disposition", "Location", "Last-Modified"} {
 		h.Del(name)

@@ -87,10 +87,14 @@ var operations = map[string]operation{
 	"POST /api/v1/queues/{topic}/pause":   {id: "pauseQueue", need: waybill.RoleOperator, action: "queue.pause"},
 	"POST /api/v1/queues/{topic}/resume":  {id: "resumeQueue", need: waybill.RoleOperator, action: "queue.resume"},
 
-	"GET /api/v1/tokens":         {id: "listTokens", need: waybill.RoleAdmin},
-	"POST /api/v1/tokens":        {id: "createToken", need: waybill.RoleAdmin, action: "token.create", quiet: true},
-	"DELETE /api/v1/tokens/{id}": {id: "revokeToken", need: waybill.RoleAdmin, action: "token.revoke", quiet: true},
-	"GET /api/v1/audit":          {id: "listAuditRecords", need: waybill.RoleAdmin},
+	"GET /api/v1/tokens":            {id: "listTokens", need: waybill.RoleAdmin},
+	"POST /api/v1/tokens":           {id: "createToken", need: waybill.RoleAdmin, action: "token.create", quiet: true},
+	"DELETE /api/v1/tokens/{id}":    {id: "revokeToken", need: waybill.RoleAdmin, action: "token.revoke", quiet: true},
+	"GET /api/v1/secrets":           {id: "listSecrets", need: waybill.RoleAdmin},
+	"PUT /api/v1/secrets/{name}":    {id: "setSecret", need: waybill.RoleAdmin, action: "secret.set", quiet: true},
+	"DELETE /api/v1/secrets/{name}": {id: "deleteSecret", need: waybill.RoleAdmin, action: "secret.delete", quiet: true},
+	"POST /api/v1/secrets/rekey":    {id: "rekeySecrets", need: waybill.RoleAdmin, action: "secret.rekey", quiet: true},
+	"GET /api/v1/audit":             {id: "listAuditRecords", need: waybill.RoleAdmin},
 }
 
 // router is the mux that the generated code registers its routes with. It puts

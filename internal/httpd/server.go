@@ -28,6 +28,7 @@ type Services struct {
 	Objects       waybill.Objects
 	Queues        waybill.Queues
 	Tokens        waybill.Tokens
+	Secrets       waybill.Secrets
 	Stats         waybill.RunStats
 	Notifications waybill.Notifications
 	Metrics       http.Handler

@@ -336,6 +336,15 @@ func TestQueuesAndTokens(t *testing.T) {
 		{name: "tokens", method: "GET", path: "/api/v1/tokens", status: 200, want: []string{`"name":"ci"`}, without: []string{"must not leave", "secret"}},
 		{name: "revoke", method: "DELETE", path: "/api/v1/tokens/t1", status: 204},
 		{name: "revoke nothing", method: "DELETE", path: "/api/v1/tokens/t9", status: 404},
+		{name: "set secret", method: "PUT", path: "/api/v1/secrets/db-password", body: `{"value":"hunter2-hunter2"}`, status: 201, want: []string{`"name":"db-password"`, `"version":1`, `"masked":true`}, without: []string{"hunter2"}},
+		{name: "set it again", method: "PUT", path: "/api/v1/secrets/db-password", body: `{"value":"abc"}`, status: 200, want: []string{`"version":2`, `"masked":false`}},
+		{name: "set nothing", method: "PUT", path: "/api/v1/secrets/db-password", body: `{"value":""}`, status: 422},
+		{name: "set too much", method: "PUT", path: "/api/v1/secrets/db-password", body: `{"value":"x","more":"hunter2-hunter2"}`, status: 422, without: []string{"hunter2"}},
+		{name: "secrets", method: "GET", path: "/api/v1/secrets", status: 200, want: []string{`"name":"db-password"`}, without: []string{"value", "abc"}},
+		{name: "a secret cannot be read", method: "GET", path: "/api/v1/secrets/db-password", status: 405},
+		{name: "rekey", method: "POST", path: "/api/v1/secrets/rekey", status: 200, want: []string{`"count":1`}},
+		{name: "delete secret", method: "DELETE", path: "/api/v1/secrets/db-password", status: 204},
+		{name: "delete no secret", method: "DELETE", path: "/api/v1/secrets/db-password", status: 404},
 		{name: "audit", method: "GET", path: "/api/v1/audit", status: 200, want: []string{`"items":[]`}},
 	})
 }

@@ -48,6 +48,7 @@ type World struct {
 	secrets   map[string]string // secret → token id
 	Audits    []waybill.AuditRecord
 	Rules     map[string]waybill.Notification
+	Kept      map[string]waybill.Secret // what may be known of secrets
 	// Fail makes every method return this error.
 	Fail error
 }
@@ -81,7 +82,7 @@ func New(now func() time.Time) *World {
 		Dead: map[string][]waybill.QueueMessage{"unit": {
 			{ID: "d1", Topic: "unit", Key: "a", Body: "one", Attempt: 3, Fails: 3, SentAt: now(), Reason: "no such program", DeadAt: now()},
 			{ID: "d2", Topic: "unit", Key: "b", Body: "two", Attempt: 3, Fails: 3, SentAt: now(), Reason: "no such program", DeadAt: now()}}},
-		secrets: map[string]string{},
+		secrets: map[string]string{}, Kept: map[string]waybill.Secret{},
 		Rules: map[string]waybill.Notification{"ops": {Origin: "folder", NotifyRule: waybill.NotifyRule{
 			Name: "ops", On: []waybill.NotifyEvent{waybill.NotifyFailed}, Webhook: &waybill.NotifyWebhook{URL: "https://example.org/hook"},
 		}}},
@@ -93,7 +94,7 @@ func New(now func() time.Time) *World {
 
 // Services are the world as a server wants it.
 func (w *World) Services() httpd.Services {
-	return httpd.Services{Runs: runs{w}, Callbacks: callbacks{w}, Pipelines: pipelines{w}, Objects: objects{w}, Queues: queues{w}, Tokens: tokens{w},
+	return httpd.Services{Runs: runs{w}, Callbacks: callbacks{w}, Pipelines: pipelines{w}, Objects: objects{w}, Queues: queues{w}, Tokens: tokens{w}, Secrets: kept{w},
 		Stats: stats{w}, Notifications: notifications{w}, Metrics: http.HandlerFunc(metrics)}
 }
 

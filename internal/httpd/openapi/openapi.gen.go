@@ -661,6 +661,34 @@ type RunStats struct {
 	Timezone string   `json:"timezone"`
 }
 
+// Secret What may be known of a secret.
+type Secret struct {
+	CreatedAt time.Time `json:"created_at"`
+
+	// Masked The value is long enough to be masked wherever text leaves.
+	Masked    bool      `json:"masked"`
+	Name      string    `json:"name"`
+	UpdatedAt time.Time `json:"updated_at"`
+	UpdatedBy string    `json:"updated_by,omitempty,omitzero"`
+
+	// Version Counts from 1 with every value.
+	Version int `json:"version"`
+}
+
+// SecretList defines model for SecretList.
+type SecretList struct {
+	Items []Secret `json:"items"`
+
+	// NextCursor The cursor of the next page; null on the last.
+	NextCursor NextCursor `json:"next_cursor"`
+}
+
+// SetSecret defines model for SetSecret.
+type SetSecret struct {
+	// Value Text in UTF-8 without NUL characters, at most 65536 bytes.
+	Value string `json:"value"`
+}
+
 // Slot defines model for Slot.
 type Slot = waybill.Slot
 
@@ -1057,6 +1085,9 @@ type HeartbeatAttemptJSONRequestBody = Heartbeat
 // SetAttemptVariablesJSONRequestBody defines body for SetAttemptVariables for application/json ContentType.
 type SetAttemptVariablesJSONRequestBody = Vars
 
+// SetSecretJSONRequestBody defines body for SetSecret for application/json ContentType.
+type SetSecretJSONRequestBody = SetSecret
+
 // CreateTokenJSONRequestBody defines body for CreateToken for application/json ContentType.
 type CreateTokenJSONRequestBody = CreateToken
 
@@ -1173,6 +1204,18 @@ type ServerInterface interface {
 	// SetAttemptVariables Add variables without completing
 	// (POST /api/v1/runs/{run}/steps/{step}/attempts/{attempt}/variables)
 	SetAttemptVariables(w http.ResponseWriter, r *http.Request, run RunID, step StepName, attempt AttemptNumber)
+	// ListSecrets List the secrets of the store, by name
+	// (GET /api/v1/secrets)
+	ListSecrets(w http.ResponseWriter, r *http.Request)
+	// RekeySecrets Encrypt all secrets with a new key
+	// (POST /api/v1/secrets/rekey)
+	RekeySecrets(w http.ResponseWriter, r *http.Request)
+	// DeleteSecret Forget a secret with all its versions
+	// (DELETE /api/v1/secrets/{name})
+	DeleteSecret(w http.ResponseWriter, r *http.Request, name string)
+	// SetSecret Store a secret, or a new version of one
+	// (PUT /api/v1/secrets/{name})
+	SetSecret(w http.ResponseWriter, r *http.Request, name string)
 	// ListSlots List the slots that runs hold, by key
 	// (GET /api/v1/slots)
 	ListSlots(w http.ResponseWriter, r *http.Request, params ListSlotsParams)
@@ -2776,6 +2819,86 @@ func (siw *ServerInterfaceWrapper) SetAttemptVariables(w http.ResponseWriter, r 
 	handler.ServeHTTP(w, r)
 }
 
+// ListSecrets operation middleware
+func (siw *ServerInterfaceWrapper) ListSecrets(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListSecrets(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// RekeySecrets operation middleware
+func (siw *ServerInterfaceWrapper) RekeySecrets(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.RekeySecrets(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DeleteSecret operation middleware
+func (siw *ServerInterfaceWrapper) DeleteSecret(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "name" -------------
+	var name string
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", r.PathValue("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "name", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DeleteSecret(w, r, name)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// SetSecret operation middleware
+func (siw *ServerInterfaceWrapper) SetSecret(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "name" -------------
+	var name string
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", r.PathValue("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "name", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.SetSecret(w, r, name)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ListSlots operation middleware
 func (siw *ServerInterfaceWrapper) ListSlots(w http.ResponseWriter, r *http.Request) {
 
@@ -3161,6 +3284,10 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/runs/{run}/steps/{step}/attempts/{attempt}/callback", wrapper.CompleteAttempt)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/runs/{run}/steps/{step}/attempts/{attempt}/heartbeat", wrapper.HeartbeatAttempt)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/runs/{run}/steps/{step}/attempts/{attempt}/variables", wrapper.SetAttemptVariables)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/secrets", wrapper.ListSecrets)
+	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/api/v1/secrets/{name}", wrapper.DeleteSecret)
+	m.HandleFunc(http.MethodPut+" "+options.BaseURL+"/api/v1/secrets/{name}", wrapper.SetSecret)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/secrets/rekey", wrapper.RekeySecrets)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/slots", wrapper.ListSlots)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/stats/runs", wrapper.GetRunStats)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/tokens", wrapper.ListTokens)
