@@ -70,6 +70,7 @@ type Traces struct {
 	tracer   trace.Tracer
 	spans    *collector
 	ended    chan string
+	quit     chan struct{}
 	cancel   context.CancelFunc
 	done     chan struct{}
 
@@ -123,7 +124,7 @@ func Start(ctx context.Context, o Options) (*Traces, error) {
 	bg, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	t := &Traces{
 		o: o, exporter: exporter, tracer: provider.Tracer("github.com/waybill-run/waybill"), spans: spans,
-		ended: make(chan string, o.Waiting), cancel: cancel, done: make(chan struct{}),
+		ended: make(chan string, o.Waiting), quit: make(chan struct{}), cancel: cancel, done: make(chan struct{}),
 	}
 	go t.work(bg)
 	return t, nil
@@ -134,7 +135,7 @@ const flushFor = 3 * time.Second
 
 // Stop sends what waits, for some seconds at most, and ends.
 func (t *Traces) Stop() {
-	close(t.ended)
+	close(t.quit)
 	late := time.AfterFunc(flushFor, t.cancel)
 	<-t.done
 	late.Stop()
@@ -144,8 +145,7 @@ func (t *Traces) Stop() {
 	_ = t.exporter.Shutdown(ctx) // there is nothing left to lose
 }
 
-// Committed takes note of the runs that a commit ends. It never blocks. It must
-// not be called after Stop.
+// Committed takes note of the runs that a commit ends. It never blocks.
 func (t *Traces) Committed(c *store.Commit) {
 	for i := range c.Events {
 		if c.Events[i].Kind != "run.ended" {
@@ -179,27 +179,35 @@ const most = 512
 
 func (t *Traces) work(ctx context.Context) {
 	defer close(t.done)
-	for id := range t.ended {
-		if ctx.Err() != nil {
-			t.o.Count(0, 1)
-			continue
+	for last := false; !last; {
+		var id string
+		select {
+		case id = <-t.ended:
+		case <-t.quit:
+			last = true // and what waits goes with it
 		}
-		t.make(ctx, id)
-		for more := true; more && len(t.spans.list) < most; {
-			select {
-			case id, ok := <-t.ended:
-				if more = ok; ok {
-					t.make(ctx, id)
-				}
-			default:
-				more = false
+		for id != "" || len(t.ended) > 0 {
+			if id == "" {
+				id = <-t.ended
+			}
+			if ctx.Err() != nil {
+				t.o.Count(0, 1)
+			} else {
+				t.make(ctx, id)
+			}
+			if id = ""; len(t.spans.list) >= most {
+				t.flush(ctx)
 			}
 		}
-		for list := t.spans.take(); len(list) > 0; {
-			n := min(len(list), most)
-			t.send(ctx, list[:n])
-			list = list[n:]
-		}
+		t.flush(ctx)
+	}
+}
+
+func (t *Traces) flush(ctx context.Context) {
+	for list := t.spans.take(); len(list) > 0; {
+		n := min(len(list), most)
+		t.send(ctx, list[:n])
+		list = list[n:]
 	}
 }
 
