@@ -212,7 +212,7 @@ func (e *Engine) Log(ctx context.Context, q waybill.LogQuery, w io.Writer) error
 	for {
 		for i := range d.Attempts {
 			a := &d.Attempts[i]
-			if told[a.Key()] || a.Phase == waybill.PhaseQueued {
+			if told[a.Key()] || a.Phase == waybill.PhaseQueued || (&pipeline.Step{Runner: a.Runner}).Control() {
 				continue
 			}
 			told[a.Key()] = true
