@@ -365,24 +365,21 @@ func (s *search) top(field int, counts []uint32, size int) ([]entry, int) {
 	}
 	distinct := 0
 	var list []entry
-	least := uint32(1) // what a count has to have to be taken
+	worst := uint32(0) // count of the last of those that are kept
 	for id, n := range counts[1:] {
 		if n == 0 {
 			continue
 		}
 		distinct++
-		if n < least {
-			continue
+		if n < worst || n == worst && uint32(id+1) <= own {
+			continue // of equal counts the greater value loses; only values behind own are not in order
 		}
 		list = append(list, entry{uint32(id + 1), n})
 		// Twice as many as are wanted: drop the lesser half.
 		if size > 0 && len(list) >= 2*size+64 {
 			slices.SortFunc(list, less)
 			list = list[:size]
-			least = list[size-1].n
-			if uint32(id+1) <= own {
-				least++ // later values lose ties
-			}
+			worst = list[size-1].n
 		}
 	}
 	slices.SortFunc(list, less)

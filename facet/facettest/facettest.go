@@ -64,6 +64,13 @@ func Run(t *testing.T, c Config) {
 	}
 }
 
+// RunRandom runs only the parts of Run that make up documents and queries by chance.
+func RunRandom(t *testing.T, c Config) {
+	t.Run("Histories", func(t *testing.T) { testHistories(t, c) })
+	t.Run("Walks", func(t *testing.T) { testWalks(t, c) })
+	t.Run("Reopen", func(t *testing.T) { testReopen(t, c) })
+}
+
 // setChecks makes rapid try n histories.
 func setChecks(t testing.TB, n int) {
 	t.Helper()

@@ -155,7 +155,7 @@ func (b *Builder) Write(w io.Writer, workers int) (Info, error) {
 	b.sources.close()
 	changes := make([]Bits, len(b.cols))
 	cols := make([]column, len(b.cols))
-	if n > 1<<13 {
+	if n > Tune.SmallDocs {
 		parallel(workers, len(cols), func(i int) {
 			c := &b.cols[i]
 			changes[i] = c.column().changes() // ids that are not sorted yet change at the same places
@@ -467,4 +467,18 @@ func parallel(workers, n int, f func(int)) {
 	if p := failed.Load(); p != nil {
 		panic(*p)
 	}
+}
+
+// LastOfEach returns the documents whose id comes again later, in order.
+func (b *Builder) LastOfEach() []uint32 {
+	last := make(map[string]uint32, len(b.ids))
+	var gone []uint32
+	for i, id := range b.ids {
+		if old, ok := last[id]; ok {
+			gone = append(gone, old)
+		}
+		last[id] = uint32(i)
+	}
+	slices.Sort(gone)
+	return gone
 }

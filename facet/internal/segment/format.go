@@ -118,3 +118,13 @@ type section struct {
 	off   uint64
 	len   uint64
 }
+
+// Tune is what the layout of a segment depends on. Readers do not need it: any choice makes a valid
+// file. It is changed by tests only, before anything is built, so that small segments look like large ones.
+var Tune = struct {
+	MinRun    int // documents of a run, on average, for which runs are worth it
+	MaxRows   int // different rows of a field with several values; with more, and more than an eighth of the documents, documents keep lists
+	SmallDocs int // documents up to which a segment is written without runs and with plain postings
+	MinBitmap int // documents from which on a posting list is a bitmap
+	Block     int // bytes of sources in a block, before compression
+}{MinRun: 6, MaxRows: 1 << 16, SmallDocs: 1 << 13, MinBitmap: 64, Block: 16 << 10}

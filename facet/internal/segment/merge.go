@@ -170,7 +170,7 @@ func mergeSources(w *writer, inputs []Input) {
 			}
 			switch {
 			case gone == int(k.count):
-			case gone == 0 && len(data) >= blockBytes/32:
+			case gone == 0 && len(data) >= Tune.Block/32:
 				s.copy(data, int(k.count))
 			default:
 				in.R.Block(i, func(doc uint32, source []byte) {
@@ -272,4 +272,27 @@ func Join(a, b *Dict, f func(i, k int, key []byte)) {
 			f(x.i, -1, x.key)
 		}
 	}
+}
+
+// SameIDs calls f with the segments that have the same id, and their documents, for each id that several have. Documents
+// that are deleted do not count.
+func SameIDs(inputs []Input, f func(at []int, docs []uint32)) {
+	cursors := make([]*cursor, len(inputs))
+	for k, in := range inputs {
+		order := in.R.Order()
+		cursors[k] = newCursor(k, in.R.IDs(), func(rank int) bool { return in.Deleted == nil || !in.Deleted.Has(order[rank]) })
+	}
+	var at []int
+	var docs []uint32
+	mergeCursors(cursors, func(_ []byte, same []*cursor) bool {
+		if len(same) > 1 {
+			at, docs = at[:0], docs[:0]
+			for _, c := range same {
+				at = append(at, c.input)
+				docs = append(docs, inputs[c.input].R.Order()[c.i])
+			}
+			f(at, docs)
+		}
+		return true
+	})
 }

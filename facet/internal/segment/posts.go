@@ -39,7 +39,7 @@ func encodePosts(m *fieldMeta, col column) [][]byte {
 			}
 		}
 	}
-	if n <= 1<<12 || nd > n/4 {
+	if n <= Tune.SmallDocs || nd > n/4 {
 		m.post = postFlat
 		return [][]byte{bytesOf32(starts), bytesOf32(docs)}
 	}
@@ -81,7 +81,7 @@ func appendBlob(b []byte, docs []uint32) []byte {
 			last = docs[k-1] + 1
 			i = k
 		}
-	case len(docs) < 64:
+	case len(docs) < Tune.MinBitmap:
 		b = append(b, blobDeltas)
 		last := uint32(0)
 		for _, d := range docs {

@@ -8,9 +8,6 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// A block of sources has at least this many bytes before it is compressed, unless it is the last.
-const blockBytes = 16 << 10
-
 var encoders = sync.Pool{New: func() any {
 	e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false), zstd.WithWindowSize(256<<10))
 	if err != nil {
@@ -67,7 +64,7 @@ func (s *sourceWriter) add(source []byte) {
 	s.raw = append(s.raw, source...)
 	s.count++
 	s.n++
-	if len(s.raw) >= blockBytes {
+	if len(s.raw) >= Tune.Block {
 		s.close()
 	}
 }

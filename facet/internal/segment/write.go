@@ -154,16 +154,16 @@ type group struct {
 }
 
 // groupRuns finds fields whose values stay the same for many documents in a row, and puts together those that change at
-// about the same places. A group is worth it if its runs are long: at least minRun documents.
+// about the same places. A group is worth it if its runs are long: at least Tune.MinRun documents.
 func groupRuns(n int, changes []Bits) []group {
-	const minRun, maxGroups = 6, 4
+	const maxGroups = 4
 	type candidate struct{ field, runs int }
 	var cs []candidate
 	for f, b := range changes {
 		if b == nil {
 			continue
 		}
-		if runs := b.Count(); runs*minRun <= n {
+		if runs := b.Count(); runs*Tune.MinRun <= n {
 			cs = append(cs, candidate{f, runs})
 		}
 	}
@@ -180,7 +180,7 @@ next:
 			union := groups[g].starts.Clone()
 			union.Or(changes[c.field])
 			old := groups[g].starts.Count()
-			if now := union.Count(); now*minRun <= n && (now-old)*4 <= max(c.runs, old) {
+			if now := union.Count(); now*Tune.MinRun <= n && (now-old)*4 <= max(c.runs, old) {
 				groups[g].starts = union
 				groups[g].fields = append(groups[g].fields, c.field)
 				continue next
@@ -217,7 +217,7 @@ func encodeColumn(m *fieldMeta, col column, runs Bits, groupNo int) []output {
 	}
 	limit := n
 	if runs == nil {
-		limit = max(1<<16, n/8)
+		limit = max(Tune.MaxRows, n/8)
 	}
 	ids := make([]uint32, n)
 	known := map[string]uint32{}
