@@ -525,7 +525,7 @@ func (n *Notifier) find(ctx context.Context, m message) (waybill.NotifyRule, err
 		}
 		return waybill.NotifyRule{}, waybill.E(waybill.KindNotFound, "there is no rule %s", m.Rule)
 	}
-	x, err := n.Notification(ctx, m.Rule)
+	x, err := n.one(ctx, m.Rule)
 	return x.NotifyRule, err
 }
 

@@ -21,8 +21,71 @@ const (
 	originAPI      = "api"
 )
 
+// hidden stands for a value that is not told.
+const hidden = "***"
+
+// shown is a rule as others may see it: what is not a reference to a secret and
+// may be one is hidden.
+func shown(x waybill.Notification) waybill.Notification {
+	hide := func(s string) string {
+		if s == "" || strings.HasPrefix(s, "${secret:") && strings.HasSuffix(s, "}") {
+			return s
+		}
+		return hidden
+	}
+	if x.Webhook != nil {
+		w := *x.Webhook
+		w.Secret = hide(w.Secret)
+		w.Headers = nil
+		for name, value := range x.Webhook.Headers {
+			if w.Headers == nil {
+				w.Headers = map[string]string{}
+			}
+			if secretRef.MatchString(value) {
+				w.Headers[name] = value
+			} else {
+				w.Headers[name] = hide(value)
+			}
+		}
+		x.Webhook = &w
+	}
+	if x.Email != nil {
+		m := *x.Email
+		m.Password = hide(m.Password)
+		x.Email = &m
+	}
+	return x
+}
+
+// named reports that a rule of the API holds what should be a reference to a secret.
+func named(r waybill.NotifyRule) error {
+	if w := r.Webhook; w != nil {
+		if w.Secret != "" && !secretRef.MatchString(w.Secret) {
+			return waybill.E(waybill.KindInvalid, "webhook.secret: write ${secret:NAME}, and set its value with: waybill secret set NAME")
+		}
+		for name, value := range w.Headers {
+			if value == hidden {
+				return waybill.E(waybill.KindInvalid, "webhook.headers: %s is %s, which stands for a value that is not told", name, hidden)
+			}
+		}
+	}
+	if m := r.Email; m != nil && m.Password != "" && !secretRef.MatchString(m.Password) {
+		return waybill.E(waybill.KindInvalid, "email.password: write ${secret:NAME}, and set its value with: waybill secret set NAME")
+	}
+	return nil
+}
+
 // Notifications implements waybill.Notifications.
 func (n *Notifier) Notifications(ctx context.Context) ([]waybill.Notification, error) {
+	all, err := n.all(ctx)
+	for i := range all {
+		all[i] = shown(all[i])
+	}
+	return all, err
+}
+
+// all are the rules as they are, by name.
+func (n *Notifier) all(ctx context.Context) ([]waybill.Notification, error) {
 	out := []waybill.Notification{}
 	for _, r := range n.folder {
 		out = append(out, waybill.Notification{NotifyRule: r, Origin: originFolder})
@@ -53,13 +116,19 @@ func (n *Notifier) Notifications(ctx context.Context) ([]waybill.Notification, e
 
 // Notification implements waybill.Notifications.
 func (n *Notifier) Notification(ctx context.Context, name string) (waybill.Notification, error) {
+	x, err := n.one(ctx, name)
+	return shown(x), err
+}
+
+// one is a rule as it is.
+func (n *Notifier) one(ctx context.Context, name string) (waybill.Notification, error) {
 	for _, r := range n.folder {
 		if r.Name == name {
 			return waybill.Notification{NotifyRule: r, Origin: originFolder}, nil
 		}
 	}
 	if strings.HasPrefix(name, "pipeline:") {
-		all, err := n.Notifications(ctx)
+		all, err := n.all(ctx)
 		if err != nil {
 			return waybill.Notification{}, err
 		}
@@ -111,7 +180,7 @@ func (n *Notifier) ApplyNotification(ctx context.Context, r waybill.NotifyRule, 
 	if r.Name == "" {
 		return waybill.Notification{}, false, waybill.E(waybill.KindInvalid, "the rule has no name")
 	}
-	if err := r.Check(); err != nil {
+	if err := cmp.Or(r.Check(), named(r)); err != nil {
 		return waybill.Notification{}, false, err
 	}
 	for {
@@ -120,7 +189,7 @@ func (n *Notifier) ApplyNotification(ctx context.Context, r waybill.NotifyRule, 
 			return waybill.Notification{}, false, err
 		}
 		if rev > 0 && reflect.DeepEqual(old.NotifyRule, r) {
-			return old, false, nil
+			return shown(old), false, nil
 		}
 		now := n.o.Store.Now().UTC().Truncate(time.Microsecond)
 		x := waybill.Notification{NotifyRule: r, Origin: originAPI, CreatedAt: now, CreatedBy: by.Name}
@@ -133,7 +202,7 @@ func (n *Notifier) ApplyNotification(ctx context.Context, r waybill.NotifyRule, 
 			continue
 		}
 		n.forget()
-		return x, rev == 0, err
+		return shown(x), rev == 0, err
 	}
 }
 
@@ -165,7 +234,7 @@ func (n *Notifier) forget() {
 
 // TestNotification implements waybill.Notifications.
 func (n *Notifier) TestNotification(ctx context.Context, name string) error {
-	x, err := n.Notification(ctx, name)
+	x, err := n.one(ctx, name)
 	if err != nil {
 		return err
 	}
