@@ -5,9 +5,12 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"strings"
 
 	"github.com/waybill-run/waybill"
+	"github.com/waybill-run/waybill/client"
 	"github.com/waybill-run/waybill/internal/mask"
+	"github.com/waybill-run/waybill/internal/pipeline"
 	"github.com/waybill-run/waybill/internal/project"
 	"github.com/waybill-run/waybill/internal/secret"
 	"github.com/waybill-run/waybill/internal/store"
@@ -76,4 +79,50 @@ func OpenSecrets(ctx context.Context, data, where, keyFile string) (waybill.Secr
 		return nil, nil, errors.Join(err, d.Close())
 	}
 	return secret.NewKept(st, key, mask.Maskable), func() error { return errors.Join(st.Close(), d.Close()) }, nil
+}
+
+// hasSecret reports whether some provider has a secret. While the providers are not
+// there, because the settings that name them are being read, all are taken for known.
+func (s *Server) hasSecret(ctx context.Context, name string) (bool, error) {
+	if s.secrets == nil {
+		return true, nil
+	}
+	return s.secrets.Known(ctx, name)
+}
+
+// doubts tells what is not wrong in the definitions of a path and may yet be, as far as
+// can be told without a server.
+func doubts(path string) []client.SourceProblem {
+	o := ParseOptions(localRunners())
+	var plans []*pipeline.Plan
+	if st, err := os.Stat(path); err == nil && st.IsDir() {
+		plans, _ = pipeline.Load(os.DirFS(path), o) // what is wrong was told
+	} else if src, err := os.ReadFile(path); err == nil {
+		if plan, err := pipeline.Parse(strings.TrimPrefix(path, "./"), src, o); err == nil {
+			plans = append(plans, plan)
+		}
+	}
+	var out []client.SourceProblem
+	for _, plan := range plans {
+		for _, p := range plan.Warnings {
+			out = append(out, client.SourceProblem{Msg: p.Msg, File: p.File, Line: p.Line, Column: p.Column, Hint: p.Hint})
+		}
+		for _, r := range plan.Secrets() {
+			out = append(out, client.SourceProblem{
+				Msg: "step " + r.Step + ": whether there is a secret " + r.Name + " is known to a server only", File: r.File, Line: r.Line, Column: r.Column,
+				Hint: "waybill secret list shows those of the store",
+			})
+		}
+	}
+	return out
+}
+
+// checkSecretKey reports whether the key of a data directory fits the secrets of its
+// store.
+func checkSecretKey(ctx context.Context, st store.Store, d *dataDir, keyFile string) error {
+	key, err := secretKey(keyFile, d)
+	if err != nil {
+		return err
+	}
+	return secret.NewKept(st, key, mask.Maskable).Check(ctx)
 }

@@ -32,10 +32,14 @@ type Deps struct {
 	Version client.Version
 	// Commands are further commands, such as up and demo.
 	Commands []*cobra.Command
+	// PipelineCommands are further commands below pipeline.
+	PipelineCommands []*cobra.Command
 	// Validate checks the definitions in a file, or in all files of a project
 	// folder. It returns what is wrong with them; err is for a path that cannot be
 	// read.
 	Validate func(path string) (problems []client.SourceProblem, err error)
+	// Doubts returns what is not wrong in them and may yet be. Nil has none.
+	Doubts func(path string) []client.SourceProblem
 	// OpenTokens opens the tokens in the data folder of a server that is stopped.
 	OpenTokens func(ctx context.Context, data string) (waybill.Tokens, io.Closer, error)
 	// OpenSecrets opens the secrets in the data folder of a server that is stopped. An empty
@@ -120,7 +124,10 @@ Exit codes: 0 it worked, 1 it did not, 2 the command was not understood.`,
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
-			if a.format != "text" && a.format != "json" {
+			if known := cmd.Annotations[Formats]; a.format != "text" && a.format != "json" && (a.format != known || known == "") {
+				if known != "" {
+					return usage("output %q is not text, json or %s", a.format, known)
+				}
 				return usage("output %q is not text or json", a.format)
 			}
 			a.parsed = true

@@ -24,6 +24,9 @@ import (
 type Options struct {
 	Parse  pipeline.Options // for files of the folder; Env is left out for definitions from the API
 	Logger *slog.Logger
+	// HasSecret reports whether the server has a secret. Nil knows of none, and definitions
+	// are not checked for it.
+	HasSecret func(ctx context.Context, name string) (bool, error)
 }
 
 // Project implements waybill.Pipelines and finds plans. Safe for concurrent use.
@@ -255,12 +258,7 @@ func describe(plan *pipeline.Plan) waybill.Pipeline {
 		Tenant: store.DefaultTenant, Name: plan.Name, Hash: plan.Hash, File: plan.File, Source: string(plan.Source),
 		Summary: plan.Description, Triggers: []string{}, Steps: []string{},
 	}
-	if plan.On.HTTP {
-		x.Triggers = append(x.Triggers, "http")
-	}
-	for _, t := range plan.On.Objects {
-		x.Triggers = append(x.Triggers, "object "+t.Bucket+"/"+t.Match)
-	}
+	x.Triggers = append(x.Triggers, plan.On.Strings()...)
 	for _, s := range plan.Steps {
 		x.Steps = append(x.Steps, s.Name)
 	}
@@ -451,6 +449,9 @@ func (p *Project) Pipeline(ctx context.Context, name string, version int) (waybi
 // ApplyPipeline implements waybill.Pipelines.
 func (p *Project) ApplyPipeline(ctx context.Context, source []byte, by waybill.Principal) (waybill.Pipeline, bool, error) {
 	plan, err := p.parse(source)
+	if err == nil {
+		err = p.checkSecrets(ctx, plan)
+	}
 	if err != nil {
 		return waybill.Pipeline{}, false, err
 	}
@@ -458,8 +459,11 @@ func (p *Project) ApplyPipeline(ctx context.Context, source []byte, by waybill.P
 }
 
 // ValidatePipeline implements waybill.Pipelines.
-func (p *Project) ValidatePipeline(_ context.Context, source []byte) (waybill.Pipeline, error) {
+func (p *Project) ValidatePipeline(ctx context.Context, source []byte) (waybill.Pipeline, error) {
 	plan, err := p.parse(source)
+	if err == nil {
+		err = p.checkSecrets(ctx, plan)
+	}
 	if err != nil {
 		return waybill.Pipeline{}, err
 	}

@@ -1,9 +1,12 @@
 package project
 
 import (
+	"context"
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/waybill-run/waybill/internal/pipeline"
 )
 
 // Secrets says where ${secret:NAME} is looked up.
@@ -46,5 +49,35 @@ func (s Secrets) check(add func(path, format string, args ...any)) {
 	}
 	if !filepath.IsAbs(s.FileDir) {
 		add("secrets.file_dir", "expected an absolute path, found %.100q", s.FileDir)
+	}
+}
+
+// checkSecrets reports secrets that a definition names and nobody has.
+func (p *Project) checkSecrets(ctx context.Context, plan *pipeline.Plan) error {
+	if p.o.HasSecret == nil || len(plan.Secrets()) == 0 {
+		return nil
+	}
+	problems, err := plan.UnknownSecrets(func(name string) (bool, error) { return p.o.HasSecret(ctx, name) })
+	if err == nil && len(problems) > 0 {
+		err = problems
+	}
+	return err
+}
+
+// WarnSecrets logs which pipelines name secrets that nobody has. Those of the folder are
+// taken all the same: it is there before the secrets can be set.
+func (p *Project) WarnSecrets(ctx context.Context) {
+	p.mu.Lock()
+	plans := []*pipeline.Plan{}
+	for _, x := range p.newest {
+		if x.Plan != nil && !x.retired {
+			plans = append(plans, x.Plan)
+		}
+	}
+	p.mu.Unlock()
+	for _, plan := range plans {
+		if err := p.checkSecrets(ctx, plan); err != nil {
+			p.log.Warn("pipeline names secrets that are not there; its attempts will fail", "pipeline", plan.Name, "err", err)
+		}
 	}
 }
