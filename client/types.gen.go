@@ -27,6 +27,27 @@ func (e AnswerDecision) Valid() bool {
 	}
 }
 
+// Defines values for FindingStatus.
+const (
+	FindingStatusFail FindingStatus = "fail"
+	FindingStatusOk   FindingStatus = "ok"
+	FindingStatusWarn FindingStatus = "warn"
+)
+
+// Valid indicates whether the value is a known member of the FindingStatus enum.
+func (e FindingStatus) Valid() bool {
+	switch e {
+	case FindingStatusFail:
+		return true
+	case FindingStatusOk:
+		return true
+	case FindingStatusWarn:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for HealthStatus.
 const (
 	HealthStatusDegraded HealthStatus = "degraded"
@@ -238,8 +259,42 @@ type Event struct {
 	Type        string `json:"type"`
 }
 
+// FeedResult defines model for FeedResult.
+type FeedResult struct {
+	// Buried Dead letters that are new
+	Buried int `json:"buried"`
+
+	// Changed Dead letters that were there with other content
+	Changed int `json:"changed"`
+
+	// Sent Messages that were sent
+	Sent int `json:"sent"`
+
+	// Skipped Lines that had been fed before, or are there
+	Skipped int `json:"skipped"`
+}
+
 // Field defines model for Field.
 type Field = waybill.Field
+
+// Finding defines model for Finding.
+type Finding struct {
+	// Check Part and subject, such as store.integrity
+	Check  string `json:"check"`
+	Detail string `json:"detail"`
+
+	// Hint What to do
+	Hint   string        `json:"hint,omitempty,omitzero"`
+	Status FindingStatus `json:"status"`
+}
+
+// FindingStatus defines model for Finding.Status.
+type FindingStatus string
+
+// FindingList defines model for FindingList.
+type FindingList struct {
+	Items []Finding `json:"items"`
+}
 
 // Health defines model for Health.
 type Health struct {
@@ -857,6 +912,18 @@ type ListAuditRecordsParams struct {
 	Cursor Cursor `form:"cursor,omitempty" json:"cursor,omitempty,omitzero"`
 }
 
+// CreateBackupTextBody defines parameters for CreateBackup.
+type CreateBackupTextBody = string
+
+// CreateBackupParams defines parameters for CreateBackup.
+type CreateBackupParams struct {
+	// Keys Whether the keys of the server are in it: none, plain, or a recipient of age (age1…) to encrypt them for.
+	Keys string `form:"keys,omitempty" json:"keys,omitempty,omitzero"`
+
+	// Project Whether the files of the project folder are in it.
+	Project bool `form:"project,omitempty" json:"project,omitempty,omitzero"`
+}
+
 // ListObjectsParams defines parameters for ListObjects.
 type ListObjectsParams struct {
 	Prefix string `form:"prefix,omitempty" json:"prefix,omitempty,omitzero"`
@@ -887,6 +954,12 @@ type PutObjectParams struct {
 
 	// ContentDigest The SHA-256 of the content (RFC 9530, `sha-256=:…:`). Content that differs is refused.
 	ContentDigest string `json:"Content-Digest,omitempty,omitzero"`
+}
+
+// GetDoctorParams defines parameters for GetDoctor.
+type GetDoctorParams struct {
+	// Deep Read everything that is stored, which may take long.
+	Deep bool `form:"deep,omitempty" json:"deep,omitempty,omitzero"`
 }
 
 // ListPipelinesParams defines parameters for ListPipelines.
@@ -931,6 +1004,12 @@ type ListDeadLettersParams struct {
 
 	// Cursor The next_cursor of the page before.
 	Cursor Cursor `form:"cursor,omitempty" json:"cursor,omitempty,omitzero"`
+}
+
+// FeedQueueParams defines parameters for FeedQueue.
+type FeedQueueParams struct {
+	// Dry Only tell what would be done.
+	Dry bool `form:"dry,omitempty" json:"dry,omitempty,omitzero"`
 }
 
 // ListMessagesParams defines parameters for ListMessages.
@@ -1045,6 +1124,9 @@ type CreateTokenParams struct {
 	// IdempotencyKey Any text that is unique to what is asked for. It is remembered for at least a day.
 	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty,omitzero"`
 }
+
+// CreateBackupTextRequestBody defines body for CreateBackup for text/plain ContentType.
+type CreateBackupTextRequestBody = CreateBackupTextBody
 
 // ApplyNotificationJSONRequestBody defines body for ApplyNotification for application/json ContentType.
 type ApplyNotificationJSONRequestBody = NotifyRule

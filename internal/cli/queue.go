@@ -12,7 +12,7 @@ import (
 )
 
 func (a *app) queueCmd() *cobra.Command {
-	return group("queue", "Look at queues and repair them", a.queueListCmd(), a.queuePeekCmd(), a.queueRedriveCmd(), a.queuePurgeCmd())
+	return group("queue", "Look at queues and repair them", a.queueListCmd(), a.queuePeekCmd(), a.queueRedriveCmd(), a.queuePurgeCmd(), a.queueDumpCmd(), a.queueFeedCmd())
 }
 
 func (a *app) queueListCmd() *cobra.Command {

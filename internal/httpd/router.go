@@ -84,6 +84,8 @@ var operations = map[string]operation{
 	"GET /api/v1/queues/{topic}/dead":     {id: "listDeadLetters", need: waybill.RoleViewer},
 	"POST /api/v1/queues/{topic}/redrive": {id: "redriveQueue", need: waybill.RoleOperator, action: "queue.redrive"},
 	"POST /api/v1/queues/{topic}/purge":   {id: "purgeQueue", need: waybill.RoleOperator, action: "queue.purge"},
+	"GET /api/v1/queues/{topic}/dump":     {id: "dumpQueue", need: waybill.RoleAdmin},
+	"POST /api/v1/queues/{topic}/feed":    {id: "feedQueue", need: waybill.RoleAdmin, action: "queue.feed"},
 	"POST /api/v1/queues/{topic}/pause":   {id: "pauseQueue", need: waybill.RoleOperator, action: "queue.pause"},
 	"POST /api/v1/queues/{topic}/resume":  {id: "resumeQueue", need: waybill.RoleOperator, action: "queue.resume"},
 
@@ -94,6 +96,8 @@ var operations = map[string]operation{
 	"PUT /api/v1/secrets/{name}":    {id: "setSecret", need: waybill.RoleAdmin, action: "secret.set", quiet: true},
 	"DELETE /api/v1/secrets/{name}": {id: "deleteSecret", need: waybill.RoleAdmin, action: "secret.delete", quiet: true},
 	"POST /api/v1/secrets/rekey":    {id: "rekeySecrets", need: waybill.RoleAdmin, action: "secret.rekey", quiet: true},
+	"POST /api/v1/backup":           {id: "createBackup", need: waybill.RoleAdmin, action: "backup"},
+	"GET /api/v1/doctor":            {id: "getDoctor", need: waybill.RoleAdmin},
 	"GET /api/v1/audit":             {id: "listAuditRecords", need: waybill.RoleAdmin},
 }
 

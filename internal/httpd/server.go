@@ -28,6 +28,8 @@ type Services struct {
 	Objects       waybill.Objects
 	Queues        waybill.Queues
 	Tokens        waybill.Tokens
+	Operations    waybill.Operations
+	Dumps         waybill.QueueDumps
 	Secrets       waybill.Secrets
 	Stats         waybill.RunStats
 	Notifications waybill.Notifications

@@ -319,6 +319,20 @@ func TestObjects(t *testing.T) {
 	}
 }
 
+func TestOperations(t *testing.T) {
+	b := setup(t)
+	sha := strings.Repeat("a", 64)
+	b.steps([]step{
+		{name: "backup", method: "POST", path: "/api/v1/backup", status: 200, header: "Content-Type: application/x-tar", want: []string{"keys=none project=false left out=false"}, audits: []string{"backup ok"}},
+		{name: "backup of the rest", method: "POST", path: "/api/v1/backup?keys=plain&project=true", headers: []string{"Content-Type: text/plain"}, body: sha + "\n", status: 200, want: []string{"keys=plain project=true left out=true"}, audits: []string{"backup ok"}},
+		{name: "bad keys", method: "POST", path: "/api/v1/backup?keys=all", status: 422, audits: []string{"backup invalid"}},
+		{name: "bad list", method: "POST", path: "/api/v1/backup", headers: []string{"Content-Type: text/plain"}, body: "nonsense", status: 422, want: []string{"line 1"}, audits: []string{"backup invalid"}},
+		{name: "doctor", method: "GET", path: "/api/v1/doctor", status: 200, want: []string{`"check":"store.integrity"`, `"status":"ok"`}, without: []string{"fail"}},
+		{name: "deep", method: "GET", path: "/api/v1/doctor?deep=true", status: 200, want: []string{`"status":"fail"`, `"hint":"restore it"`}},
+		{name: "half deep", method: "GET", path: "/api/v1/doctor?deep=half", status: 400},
+	})
+}
+
 func TestQueuesAndTokens(t *testing.T) {
 	b := setup(t)
 	b.steps([]step{
@@ -326,6 +340,11 @@ func TestQueuesAndTokens(t *testing.T) {
 		{name: "messages", method: "GET", path: "/api/v1/queues/unit/messages", status: 200, want: []string{`"body":"{\"n\":1}"`}},
 		{name: "dead", method: "GET", path: "/api/v1/queues/unit/dead?limit=1", status: 200, want: []string{`"id":"d1"`, `"reason":"no such program"`, `"next_cursor":"1"`}},
 		{name: "redrive one", method: "POST", path: "/api/v1/queues/unit/redrive", body: `{"ids":["d1"]}`, status: 200, want: []string{`"count":1`}, audits: []string{"queue.redrive unit ok"}},
+		{name: "dump", method: "GET", path: "/api/v1/queues/unit/dump", status: 200, want: []string{`"kind":"message"`, `"id":"m1"`}},
+		{name: "dump nothing", method: "GET", path: "/api/v1/queues/nope/dump", status: 404},
+		{name: "feed", method: "POST", path: "/api/v1/queues/unit/feed", headers: []string{"Content-Type: application/x-ndjson"}, body: "{\"id\":\"m1\"}\n", status: 200, want: []string{`"sent":1`}, audits: []string{"queue.feed unit ok"}},
+		{name: "feed garbage", method: "POST", path: "/api/v1/queues/unit/feed", headers: []string{"Content-Type: application/x-ndjson"}, body: "{}\nnonsense\n", status: 422, want: []string{"line 2"}, audits: []string{"queue.feed unit invalid"}},
+		{name: "feed an image", method: "POST", path: "/api/v1/queues/unit/feed", headers: []string{"Content-Type: image/png"}, body: "x", status: 415, audits: []string{"queue.feed unit malformed"}},
 		{name: "purge dead", method: "POST", path: "/api/v1/queues/unit/purge", body: `{"dead":true}`, status: 200, want: []string{`"count":1`}, audits: []string{"queue.purge unit ok"}},
 		{name: "pause", method: "POST", path: "/api/v1/queues/unit/pause", status: 204, audits: []string{"queue.pause unit ok"}},
 		{name: "paused", method: "GET", path: "/api/v1/queues", status: 200, want: []string{`"paused":true`}},

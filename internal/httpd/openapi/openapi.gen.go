@@ -33,6 +33,27 @@ func (e AnswerDecision) Valid() bool {
 	}
 }
 
+// Defines values for FindingStatus.
+const (
+	FindingStatusFail FindingStatus = "fail"
+	FindingStatusOk   FindingStatus = "ok"
+	FindingStatusWarn FindingStatus = "warn"
+)
+
+// Valid indicates whether the value is a known member of the FindingStatus enum.
+func (e FindingStatus) Valid() bool {
+	switch e {
+	case FindingStatusFail:
+		return true
+	case FindingStatusOk:
+		return true
+	case FindingStatusWarn:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for HealthStatus.
 const (
 	HealthStatusDegraded HealthStatus = "degraded"
@@ -244,8 +265,42 @@ type Event struct {
 	Type        string `json:"type"`
 }
 
+// FeedResult defines model for FeedResult.
+type FeedResult struct {
+	// Buried Dead letters that are new
+	Buried int `json:"buried"`
+
+	// Changed Dead letters that were there with other content
+	Changed int `json:"changed"`
+
+	// Sent Messages that were sent
+	Sent int `json:"sent"`
+
+	// Skipped Lines that had been fed before, or are there
+	Skipped int `json:"skipped"`
+}
+
 // Field defines model for Field.
 type Field = waybill.Field
+
+// Finding defines model for Finding.
+type Finding struct {
+	// Check Part and subject, such as store.integrity
+	Check  string `json:"check"`
+	Detail string `json:"detail"`
+
+	// Hint What to do
+	Hint   string        `json:"hint,omitempty,omitzero"`
+	Status FindingStatus `json:"status"`
+}
+
+// FindingStatus defines model for Finding.Status.
+type FindingStatus string
+
+// FindingList defines model for FindingList.
+type FindingList struct {
+	Items []Finding `json:"items"`
+}
 
 // Health defines model for Health.
 type Health struct {
@@ -863,6 +918,18 @@ type ListAuditRecordsParams struct {
 	Cursor Cursor `form:"cursor,omitempty" json:"cursor,omitempty,omitzero"`
 }
 
+// CreateBackupTextBody defines parameters for CreateBackup.
+type CreateBackupTextBody = string
+
+// CreateBackupParams defines parameters for CreateBackup.
+type CreateBackupParams struct {
+	// Keys Whether the keys of the server are in it: none, plain, or a recipient of age (age1…) to encrypt them for.
+	Keys string `form:"keys,omitempty" json:"keys,omitempty,omitzero"`
+
+	// Project Whether the files of the project folder are in it.
+	Project bool `form:"project,omitempty" json:"project,omitempty,omitzero"`
+}
+
 // ListObjectsParams defines parameters for ListObjects.
 type ListObjectsParams struct {
 	Prefix string `form:"prefix,omitempty" json:"prefix,omitempty,omitzero"`
@@ -893,6 +960,12 @@ type PutObjectParams struct {
 
 	// ContentDigest The SHA-256 of the content (RFC 9530, `sha-256=:…:`). Content that differs is refused.
 	ContentDigest string `json:"Content-Digest,omitempty,omitzero"`
+}
+
+// GetDoctorParams defines parameters for GetDoctor.
+type GetDoctorParams struct {
+	// Deep Read everything that is stored, which may take long.
+	Deep bool `form:"deep,omitempty" json:"deep,omitempty,omitzero"`
 }
 
 // ListPipelinesParams defines parameters for ListPipelines.
@@ -937,6 +1010,12 @@ type ListDeadLettersParams struct {
 
 	// Cursor The next_cursor of the page before.
 	Cursor Cursor `form:"cursor,omitempty" json:"cursor,omitempty,omitzero"`
+}
+
+// FeedQueueParams defines parameters for FeedQueue.
+type FeedQueueParams struct {
+	// Dry Only tell what would be done.
+	Dry bool `form:"dry,omitempty" json:"dry,omitempty,omitzero"`
 }
 
 // ListMessagesParams defines parameters for ListMessages.
@@ -1052,6 +1131,9 @@ type CreateTokenParams struct {
 	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty,omitzero"`
 }
 
+// CreateBackupTextRequestBody defines body for CreateBackup for text/plain ContentType.
+type CreateBackupTextRequestBody = CreateBackupTextBody
+
 // ApplyNotificationJSONRequestBody defines body for ApplyNotification for application/json ContentType.
 type ApplyNotificationJSONRequestBody = NotifyRule
 
@@ -1096,6 +1178,9 @@ type ServerInterface interface {
 	// ListAuditRecords Read the audit log, oldest first
 	// (GET /api/v1/audit)
 	ListAuditRecords(w http.ResponseWriter, r *http.Request, params ListAuditRecordsParams)
+	// CreateBackup Make a backup of the running server
+	// (POST /api/v1/backup)
+	CreateBackup(w http.ResponseWriter, r *http.Request, params CreateBackupParams)
 	// ListBuckets List buckets by name
 	// (GET /api/v1/buckets)
 	ListBuckets(w http.ResponseWriter, r *http.Request)
@@ -1114,6 +1199,9 @@ type ServerInterface interface {
 	// PutObject Store a new version
 	// (PUT /api/v1/buckets/{bucket}/objects/{key})
 	PutObject(w http.ResponseWriter, r *http.Request, bucket BucketName, key ObjectKey, params PutObjectParams)
+	// GetDoctor Look at all parts of the server
+	// (GET /api/v1/doctor)
+	GetDoctor(w http.ResponseWriter, r *http.Request, params GetDoctorParams)
 	// ListNotifications List the rules of notifications, by name
 	// (GET /api/v1/notifications)
 	ListNotifications(w http.ResponseWriter, r *http.Request)
@@ -1153,6 +1241,12 @@ type ServerInterface interface {
 	// ListDeadLetters List dead letters
 	// (GET /api/v1/queues/{topic}/dead)
 	ListDeadLetters(w http.ResponseWriter, r *http.Request, topic Topic, params ListDeadLettersParams)
+	// DumpQueue Write all messages and dead letters as lines of JSON
+	// (GET /api/v1/queues/{topic}/dump)
+	DumpQueue(w http.ResponseWriter, r *http.Request, topic Topic)
+	// FeedQueue Put messages and dead letters of a dump into a topic
+	// (POST /api/v1/queues/{topic}/feed)
+	FeedQueue(w http.ResponseWriter, r *http.Request, topic Topic, params FeedQueueParams)
 	// ListMessages List waiting messages in the order of their lanes
 	// (GET /api/v1/queues/{topic}/messages)
 	ListMessages(w http.ResponseWriter, r *http.Request, topic Topic, params ListMessagesParams)
@@ -1288,6 +1382,52 @@ func (siw *ServerInterfaceWrapper) ListAuditRecords(w http.ResponseWriter, r *ht
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ListAuditRecords(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// CreateBackup operation middleware
+func (siw *ServerInterfaceWrapper) CreateBackup(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CreateBackupParams
+
+	// ------------- Optional query parameter "keys" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "keys", r.URL.Query(), &params.Keys, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "keys"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "keys", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "project" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "project", r.URL.Query(), &params.Project, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "project"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CreateBackup(w, r, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -1585,6 +1725,39 @@ func (siw *ServerInterfaceWrapper) PutObject(w http.ResponseWriter, r *http.Requ
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.PutObject(w, r, bucket, key, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetDoctor operation middleware
+func (siw *ServerInterfaceWrapper) GetDoctor(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params GetDoctorParams
+
+	// ------------- Optional query parameter "deep" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "deep", r.URL.Query(), &params.Deep, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "deep"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "deep", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetDoctor(w, r, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -2007,6 +2180,74 @@ func (siw *ServerInterfaceWrapper) ListDeadLetters(w http.ResponseWriter, r *htt
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ListDeadLetters(w, r, topic, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DumpQueue operation middleware
+func (siw *ServerInterfaceWrapper) DumpQueue(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "topic" -------------
+	var topic Topic
+
+	err = runtime.BindStyledParameterWithOptions("simple", "topic", r.PathValue("topic"), &topic, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "topic", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DumpQueue(w, r, topic)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// FeedQueue operation middleware
+func (siw *ServerInterfaceWrapper) FeedQueue(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "topic" -------------
+	var topic Topic
+
+	err = runtime.BindStyledParameterWithOptions("simple", "topic", r.PathValue("topic"), &topic, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "topic", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params FeedQueueParams
+
+	// ------------- Optional query parameter "dry" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "dry", r.URL.Query(), &params.Dry, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "dry"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "dry", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.FeedQueue(w, r, topic, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -3248,12 +3489,14 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	}
 
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/audit", wrapper.ListAuditRecords)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/backup", wrapper.CreateBackup)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/buckets", wrapper.ListBuckets)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/buckets/{bucket}/objects", wrapper.ListObjects)
 	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/api/v1/buckets/{bucket}/objects/{key}", wrapper.DeleteObject)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/buckets/{bucket}/objects/{key}", wrapper.GetObject)
 	m.HandleFunc(http.MethodHead+" "+options.BaseURL+"/api/v1/buckets/{bucket}/objects/{key}", wrapper.HeadObject)
 	m.HandleFunc(http.MethodPut+" "+options.BaseURL+"/api/v1/buckets/{bucket}/objects/{key}", wrapper.PutObject)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/doctor", wrapper.GetDoctor)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/notifications", wrapper.ListNotifications)
 	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/api/v1/notifications/{name}", wrapper.DeleteNotification)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/notifications/{name}", wrapper.GetNotification)
@@ -3267,6 +3510,8 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/pipelines/validate", wrapper.ValidatePipeline)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/queues", wrapper.ListQueues)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/queues/{topic}/dead", wrapper.ListDeadLetters)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/queues/{topic}/dump", wrapper.DumpQueue)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/queues/{topic}/feed", wrapper.FeedQueue)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/queues/{topic}/messages", wrapper.ListMessages)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/queues/{topic}/pause", wrapper.PauseQueue)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/queues/{topic}/purge", wrapper.PurgeQueue)
