@@ -682,8 +682,8 @@ func (s *state) broke(_ *decision, st *waybill.Step, _ time.Time) {
 }
 
 func joined(a, b string) string {
-	if a == "" {
-		return b
+	if a == "" || b == "" {
+		return a + b
 	}
 	return a + "; " + b
 }
