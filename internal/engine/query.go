@@ -55,7 +55,7 @@ func (e *Engine) Run(ctx context.Context, id string) (waybill.RunDetail, error) 
 			st = waybill.Step{Run: id, Name: p.Name, Index: p.Index, Runner: p.Runner, Needs: p.Needs, Group: p.Group, Status: waybill.StatusQueued}
 			switch {
 			case !run.Status.Terminal():
-			case p.Group == pipeline.GroupFailure && run.Failed == "":
+			case p.Group == pipeline.GroupFailure && (run.Failed == "" || begun[run.Failed].Group != pipeline.GroupMain):
 				st.Status, st.Error = waybill.StatusSkipped, "nothing failed"
 			default:
 				st.Status, st.Error = waybill.StatusCanceled, "not started: the run had ended"
