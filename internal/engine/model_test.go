@@ -67,9 +67,9 @@ func randomPlan(t *rapid.T) string {
 
 // model watches a machine from outside.
 type model struct {
-	t      *rapid.T
-	s      *state
-	open   map[string]int // live attempts: step or cell to number
+	t    *rapid.T
+	s    *state
+	open map[string]int // live attempts: step or cell to number
 }
 
 func (m *model) take(in input) {
