@@ -234,6 +234,8 @@ type Event struct {
 	Time    time.Time       `json:"time"`
 	Object  *Object         `json:"object,omitempty"` // with type "object"
 	Data    json.RawMessage `json:"data,omitempty"`
+	// Headers came with a message of another system's queue.
+	Headers map[string]string `json:"headers,omitempty"`
 	// Traceparent is that of whoever made the event, if it gave one (W3C Trace Context,
 	// an extension of CloudEvents).
 	Traceparent string `json:"traceparent,omitempty"`
@@ -270,4 +272,6 @@ type Pipeline struct {
 	Summary   string    `json:"summary,omitempty"` // its description
 	Triggers  []string  `json:"triggers"`          // "http", "object inbox/*.csv"
 	Steps     []string  `json:"steps"`
+	Problem   string    `json:"problem,omitempty"`  // its file has a mistake now; this is the version before
+	Warnings  []string  `json:"warnings,omitempty"` // what is allowed and probably not meant, with its place
 }

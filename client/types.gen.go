@@ -244,10 +244,21 @@ type CreateToken struct {
 	TTLSeconds int64 `json:"ttl_seconds,omitempty,omitzero"`
 }
 
+// Delivery What became of an event.
+type Delivery = waybill.Delivery
+
+// DeliveryList defines model for DeliveryList.
+type DeliveryList struct {
+	Items []Delivery `json:"items"`
+}
+
 // Event What arrived and started the run.
 type Event struct {
 	// Data Any JSON. Stored content is the object {"$file": {"sha256", "size", "name", "text"}}.
-	Data    Value     `json:"data,omitempty,omitzero"`
+	Data Value `json:"data,omitempty,omitzero"`
+
+	// Hops Arrivals that led to this one, itself included.
+	Hops    int       `json:"hops,omitempty,omitzero"`
 	ID      string    `json:"id"`
 	Object  Object    `json:"object,omitempty,omitzero"`
 	Source  string    `json:"source"`
@@ -295,6 +306,9 @@ type FindingStatus string
 type FindingList struct {
 	Items []Finding `json:"items"`
 }
+
+// Firing defines model for Firing.
+type Firing = waybill.Firing
 
 // Health defines model for Health.
 type Health struct {
@@ -461,6 +475,9 @@ type Pipeline struct {
 
 	// Version Counts from 1; 0 for a definition that was only checked.
 	Version int `json:"version"`
+
+	// Warnings What is allowed and probably not meant, with its place.
+	Warnings []string `json:"warnings,omitempty,omitzero"`
 }
 
 // PipelineOrigin A pipeline of the folder is read-only in the API.
@@ -710,6 +727,17 @@ type RunStats struct {
 	Timezone string   `json:"timezone"`
 }
 
+// Schedule defines model for Schedule.
+type Schedule = waybill.Schedule
+
+// ScheduleList defines model for ScheduleList.
+type ScheduleList struct {
+	Items []Schedule `json:"items"`
+
+	// NextCursor The cursor of the next page; null on the last.
+	NextCursor NextCursor `json:"next_cursor"`
+}
+
 // Secret What may be known of a secret.
 type Secret struct {
 	CreatedAt time.Time `json:"created_at"`
@@ -759,6 +787,9 @@ type SourceProblem struct {
 	Hint   string `json:"hint,omitempty,omitzero"`
 	Line   int    `json:"line,omitempty,omitzero"`
 	Msg    string `json:"msg"`
+
+	// Warning It is allowed and probably not meant.
+	Warning bool `json:"warning,omitempty,omitzero"`
 }
 
 // StartRun defines model for StartRun.
@@ -876,6 +907,9 @@ type BucketName = string
 // Cursor defines model for Cursor.
 type Cursor = string
 
+// HookPipeline defines model for HookPipeline.
+type HookPipeline = string
+
 // IdempotencyKey defines model for IdempotencyKey.
 type IdempotencyKey = string
 
@@ -896,6 +930,9 @@ type RuleName = string
 
 // RunID defines model for RunID.
 type RunID = string
+
+// ScheduleNumber defines model for ScheduleNumber.
+type ScheduleNumber = int
 
 // StepName defines model for StepName.
 type StepName = string
@@ -1096,6 +1133,15 @@ type CompleteAttemptFormdataBody struct {
 type CompleteAttemptParams struct {
 	// Token The attempt's token, for scripts that know one URL only.
 	Token string `form:"token,omitempty" json:"token,omitempty,omitzero"`
+}
+
+// ListSchedulesParams defines parameters for ListSchedules.
+type ListSchedulesParams struct {
+	// Limit The most items in the answer.
+	Limit Limit `form:"limit,omitempty" json:"limit,omitempty,omitzero"`
+
+	// Cursor The next_cursor of the page before.
+	Cursor Cursor `form:"cursor,omitempty" json:"cursor,omitempty,omitzero"`
 }
 
 // ListSlotsParams defines parameters for ListSlots.

@@ -8,17 +8,17 @@ import (
 	"github.com/waybill-run/waybill"
 )
 
-// Hops returns how many arrivals led to what an attempt makes: one more than led
-// to the object that started its run, none when no object did. KindNotFound:
-// there is no such run.
+// Hops returns how many arrivals led to what an attempt makes: one more than led to
+// the object or event that started its run, none when none did. KindNotFound: there is
+// no such run.
 func (e *Engine) Hops(ctx context.Context, attemptKey string) (int, error) {
 	id, _, _ := strings.Cut(attemptKey, "/")
 	run, err := e.run(ctx, id)
 	if err != nil {
 		return 0, err
 	}
-	if run.Event.Object == nil {
-		return 0, nil
+	if run.Event.Hops > 0 || run.Event.Object == nil {
+		return run.Event.Hops, nil
 	}
 	var before struct {
 		Hops int `json:"hops"`

@@ -57,7 +57,7 @@ func result(kind waybill.Kind) string {
 // subject is what the operation works on, as its path says.
 func subject(r *http.Request) string {
 	var parts []string
-	for _, name := range []string{"name", "run", "step", "attempt", "bucket", "key", "topic", "id"} {
+	for _, name := range []string{"pipeline", "number", "name", "run", "step", "attempt", "bucket", "key", "topic", "id"} {
 		if v := r.PathValue(name); v != "" {
 			parts = append(parts, v)
 		}

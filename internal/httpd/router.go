@@ -79,6 +79,14 @@ var operations = map[string]operation{
 	"HEAD /api/v1/buckets/{bucket}/objects/{key}":   {id: "headObject", need: waybill.RoleViewer, unit: unitAny},
 	"DELETE /api/v1/buckets/{bucket}/objects/{key}": {id: "deleteObject", need: waybill.RoleOperator, action: "object.delete"},
 
+	"POST /api/v1/hooks/{pipeline}":                     {id: "callHook", action: "hook.deliver", quiet: true},
+	"POST /api/v1/hooks/{pipeline}/{name}":              {id: "callNamedHook", action: "hook.deliver", quiet: true},
+	"POST /api/v1/events":                               {id: "publishEvents", need: waybill.RoleOperator, unit: unitAny, action: "event.publish", quiet: true},
+	"GET /api/v1/schedules":                             {id: "listSchedules", need: waybill.RoleViewer},
+	"GET /api/v1/schedules/{pipeline}/{number}":         {id: "getSchedule", need: waybill.RoleViewer},
+	"POST /api/v1/schedules/{pipeline}/{number}/pause":  {id: "pauseSchedule", need: waybill.RoleOperator, action: "schedule.pause"},
+	"POST /api/v1/schedules/{pipeline}/{number}/resume": {id: "resumeSchedule", need: waybill.RoleOperator, action: "schedule.resume"},
+
 	"GET /api/v1/queues":                  {id: "listQueues", need: waybill.RoleViewer},
 	"GET /api/v1/queues/{topic}/messages": {id: "listMessages", need: waybill.RoleViewer},
 	"GET /api/v1/queues/{topic}/dead":     {id: "listDeadLetters", need: waybill.RoleViewer},

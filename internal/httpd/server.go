@@ -34,6 +34,8 @@ type Services struct {
 	Stats         waybill.RunStats
 	Notifications waybill.Notifications
 	Metrics       http.Handler
+	Events        waybill.Events
+	Schedules     waybill.Schedules
 }
 
 // Limits bound what one request may cost. The zero value of a field means its

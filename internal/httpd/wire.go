@@ -88,7 +88,7 @@ func status(s waybill.Status) waybill.Status {
 }
 
 func wireEvent(e waybill.Event) openapi.Event {
-	out := openapi.Event{ID: e.ID, Type: e.Type, Source: e.Source, Subject: e.Subject, Time: e.Time, Data: waybill.Value(e.Data), Traceparent: e.Traceparent}
+	out := openapi.Event{ID: e.ID, Type: e.Type, Source: e.Source, Subject: e.Subject, Time: e.Time, Data: waybill.Value(e.Data), Traceparent: e.Traceparent, Hops: e.Hops}
 	if e.Object != nil {
 		out.Object = wireObject(*e.Object)
 	}
@@ -109,7 +109,7 @@ func wireRecord(r waybill.Record) openapi.Record {
 func wirePipeline(p waybill.Pipeline) openapi.Pipeline {
 	return openapi.Pipeline{
 		Name: p.Name, Version: p.Version, Hash: p.Hash, Origin: openapi.PipelineOrigin(p.Origin), File: p.File, Source: p.Source,
-		CreatedAt: p.CreatedAt, CreatedBy: p.CreatedBy, Summary: p.Summary, Triggers: list(p.Triggers), Steps: list(p.Steps),
+		CreatedAt: p.CreatedAt, CreatedBy: p.CreatedBy, Summary: p.Summary, Triggers: list(p.Triggers), Steps: list(p.Steps), Warnings: p.Warnings,
 	}
 }
 

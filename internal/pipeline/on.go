@@ -18,6 +18,62 @@ type On struct {
 	Events    []EventTrigger
 }
 
+// Strings names the triggers in short, such as "http" and "object inbox/*.csv".
+func (o On) Strings() []string {
+	out := []string{}
+	if o.HTTP {
+		out = append(out, "http")
+	}
+	for _, t := range o.Objects {
+		out = append(out, "object "+t.Bucket+"/"+t.Match)
+	}
+	for i := range o.Schedules {
+		out = append(out, "schedule "+o.Schedules[i].String())
+	}
+	for _, t := range o.Webhooks {
+		out = append(out, strings.TrimSpace("webhook "+t.Name))
+	}
+	for _, t := range o.Events {
+		out = append(out, strings.TrimSpace("event "+strings.TrimSpace(t.Type+" "+t.Source)))
+	}
+	for _, t := range o.Queues {
+		out = append(out, "queue "+t.Source)
+	}
+	return out
+}
+
+// Trigger returns the trigger that a reference names: schedule/NUMBER, webhook,
+// webhook/NAME, event/NUMBER or queue/NUMBER, or nil.
+func (o On) Trigger(ref string) *Trigger {
+	for i := range o.Schedules {
+		if ref == o.Schedules[i].Ref() {
+			return &o.Schedules[i].Trigger
+		}
+	}
+	for i := range o.Webhooks {
+		if ref == o.Webhooks[i].Ref() {
+			return &o.Webhooks[i].Trigger
+		}
+	}
+	for i := range o.Events {
+		if ref == EventRef(i) {
+			return &o.Events[i].Trigger
+		}
+	}
+	for i := range o.Queues {
+		if ref == QueueRef(i) {
+			return &o.Queues[i].Trigger
+		}
+	}
+	return nil
+}
+
+// QueueRef is the reference of a queue trigger by its place in On.Queues.
+func QueueRef(i int) string { return fmt.Sprintf("queue/%d", i+1) }
+
+// EventRef is the reference of an event trigger by its place in On.Events.
+func EventRef(i int) string { return fmt.Sprintf("event/%d", i+1) }
+
 // Kinds of change of an object that can start a run.
 const (
 	ObjectCreated = "created" // a key that was not there

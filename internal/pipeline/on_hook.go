@@ -147,3 +147,11 @@ func (d *definition) eventTrigger(what string, n *node) {
 	}
 	d.plan.On.Events = append(d.plan.On.Events, t)
 }
+
+// Ref is the reference of the trigger: see On.Trigger.
+func (t *WebhookTrigger) Ref() string {
+	if t.Name == "" {
+		return "webhook"
+	}
+	return "webhook/" + t.Name
+}

@@ -59,6 +59,9 @@ func (t *ScheduleTrigger) Spec() string {
 	return s
 }
 
+// Ref is the reference of the trigger: see On.Trigger.
+func (t *ScheduleTrigger) Ref() string { return fmt.Sprintf("schedule/%d", t.Number) }
+
 // String says in short when it fires.
 func (t *ScheduleTrigger) String() string {
 	if t.Schedule.Every > 0 {
@@ -171,5 +174,3 @@ func (d *document) word(what string, n *node, def string, known ...string) strin
 	d.add(n.at, didYouMean(s, known), "%s: expected one of %s, found %s", what, strings.Join(known, ", "), clip(s))
 	return def
 }
-
-var _ fmt.Stringer = (*ScheduleTrigger)(nil)

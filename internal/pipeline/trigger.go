@@ -35,6 +35,13 @@ func EventData(e waybill.Event) map[string]any {
 			m["data"] = data
 		}
 	}
+	if len(e.Headers) > 0 {
+		headers := make(map[string]any, len(e.Headers))
+		for k, v := range e.Headers {
+			headers[k] = v
+		}
+		m["headers"] = headers
+	}
 	if o := e.Object; o != nil {
 		m["object"] = map[string]any{"bucket": o.Bucket, "key": o.Key, "version": o.Version, "size": o.Size, "sha256": o.SHA256}
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"time"
 
+	"github.com/waybill-run/waybill"
 	"github.com/waybill-run/waybill/internal/store"
 )
 
@@ -30,4 +31,17 @@ func buriedEvent(m *store.Msg, reason string, at time.Time) store.Event {
 		b = nil // three strings; this cannot happen
 	}
 	return store.Event{Subject: "queue/" + m.Topic, Kind: EventDead, Data: b, At: at}
+}
+
+// Letter is a message that is a dead letter from the beginning: it was accepted, and it
+// is known that its handler could do nothing with it. Sent again, it goes to that
+// handler. The put and the event belong into the commit that accepts it.
+func Letter(topic, key string, body []byte, reason string, at time.Time) (store.Put, store.Event, error) {
+	at = at.UTC()
+	val, err := json.Marshal(store.DeadLetter{Topic: topic, Key: key, Body: body, Reason: reason, SentAt: at, DeadAt: at})
+	if err != nil {
+		return store.Put{}, store.Event{}, err
+	}
+	return store.Put{Table: store.DeadTable, Key: topic + "/" + waybill.NewID(at), Val: val},
+		buriedEvent(&store.Msg{Topic: topic, Key: key}, reason, at), nil
 }

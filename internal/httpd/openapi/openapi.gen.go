@@ -250,10 +250,21 @@ type CreateToken struct {
 	TTLSeconds int64 `json:"ttl_seconds,omitempty,omitzero"`
 }
 
+// Delivery What became of an event.
+type Delivery = waybill.Delivery
+
+// DeliveryList defines model for DeliveryList.
+type DeliveryList struct {
+	Items []Delivery `json:"items"`
+}
+
 // Event What arrived and started the run.
 type Event struct {
 	// Data Any JSON. Stored content is the object {"$file": {"sha256", "size", "name", "text"}}.
-	Data    Value     `json:"data,omitempty,omitzero"`
+	Data Value `json:"data,omitempty,omitzero"`
+
+	// Hops Arrivals that led to this one, itself included.
+	Hops    int       `json:"hops,omitempty,omitzero"`
 	ID      string    `json:"id"`
 	Object  Object    `json:"object,omitempty,omitzero"`
 	Source  string    `json:"source"`
@@ -301,6 +312,9 @@ type FindingStatus string
 type FindingList struct {
 	Items []Finding `json:"items"`
 }
+
+// Firing defines model for Firing.
+type Firing = waybill.Firing
 
 // Health defines model for Health.
 type Health struct {
@@ -467,6 +481,9 @@ type Pipeline struct {
 
 	// Version Counts from 1; 0 for a definition that was only checked.
 	Version int `json:"version"`
+
+	// Warnings What is allowed and probably not meant, with its place.
+	Warnings []string `json:"warnings,omitempty,omitzero"`
 }
 
 // PipelineOrigin A pipeline of the folder is read-only in the API.
@@ -716,6 +733,17 @@ type RunStats struct {
 	Timezone string   `json:"timezone"`
 }
 
+// Schedule defines model for Schedule.
+type Schedule = waybill.Schedule
+
+// ScheduleList defines model for ScheduleList.
+type ScheduleList struct {
+	Items []Schedule `json:"items"`
+
+	// NextCursor The cursor of the next page; null on the last.
+	NextCursor NextCursor `json:"next_cursor"`
+}
+
 // Secret What may be known of a secret.
 type Secret struct {
 	CreatedAt time.Time `json:"created_at"`
@@ -765,6 +793,9 @@ type SourceProblem struct {
 	Hint   string `json:"hint,omitempty,omitzero"`
 	Line   int    `json:"line,omitempty,omitzero"`
 	Msg    string `json:"msg"`
+
+	// Warning It is allowed and probably not meant.
+	Warning bool `json:"warning,omitempty,omitzero"`
 }
 
 // StartRun defines model for StartRun.
@@ -882,6 +913,9 @@ type BucketName = string
 // Cursor defines model for Cursor.
 type Cursor = string
 
+// HookPipeline defines model for HookPipeline.
+type HookPipeline = string
+
 // IdempotencyKey defines model for IdempotencyKey.
 type IdempotencyKey = string
 
@@ -902,6 +936,9 @@ type RuleName = string
 
 // RunID defines model for RunID.
 type RunID = string
+
+// ScheduleNumber defines model for ScheduleNumber.
+type ScheduleNumber = int
 
 // StepName defines model for StepName.
 type StepName = string
@@ -1104,6 +1141,15 @@ type CompleteAttemptParams struct {
 	Token string `form:"token,omitempty" json:"token,omitempty,omitzero"`
 }
 
+// ListSchedulesParams defines parameters for ListSchedules.
+type ListSchedulesParams struct {
+	// Limit The most items in the answer.
+	Limit Limit `form:"limit,omitempty" json:"limit,omitempty,omitzero"`
+
+	// Cursor The next_cursor of the page before.
+	Cursor Cursor `form:"cursor,omitempty" json:"cursor,omitempty,omitzero"`
+}
+
 // ListSlotsParams defines parameters for ListSlots.
 type ListSlotsParams struct {
 	// Limit The most items in the answer.
@@ -1202,6 +1248,15 @@ type ServerInterface interface {
 	// GetDoctor Look at all parts of the server
 	// (GET /api/v1/doctor)
 	GetDoctor(w http.ResponseWriter, r *http.Request, params GetDoctorParams)
+	// PublishEvents Publish CloudEvents
+	// (POST /api/v1/events)
+	PublishEvents(w http.ResponseWriter, r *http.Request)
+	// CallHook Deliver to the webhook of a pipeline
+	// (POST /api/v1/hooks/{pipeline})
+	CallHook(w http.ResponseWriter, r *http.Request, pipeline HookPipeline)
+	// CallNamedHook Deliver to one of several webhooks of a pipeline
+	// (POST /api/v1/hooks/{pipeline}/{name})
+	CallNamedHook(w http.ResponseWriter, r *http.Request, pipeline HookPipeline, name string)
 	// ListNotifications List the rules of notifications, by name
 	// (GET /api/v1/notifications)
 	ListNotifications(w http.ResponseWriter, r *http.Request)
@@ -1298,6 +1353,18 @@ type ServerInterface interface {
 	// SetAttemptVariables Add variables without completing
 	// (POST /api/v1/runs/{run}/steps/{step}/attempts/{attempt}/variables)
 	SetAttemptVariables(w http.ResponseWriter, r *http.Request, run RunID, step StepName, attempt AttemptNumber)
+	// ListSchedules List the schedules of active pipelines, by pipeline
+	// (GET /api/v1/schedules)
+	ListSchedules(w http.ResponseWriter, r *http.Request, params ListSchedulesParams)
+	// GetSchedule Tell of one schedule, with what became of its latest nominal times
+	// (GET /api/v1/schedules/{pipeline}/{number})
+	GetSchedule(w http.ResponseWriter, r *http.Request, pipeline HookPipeline, number ScheduleNumber)
+	// PauseSchedule Stop a schedule until it is resumed
+	// (POST /api/v1/schedules/{pipeline}/{number}/pause)
+	PauseSchedule(w http.ResponseWriter, r *http.Request, pipeline HookPipeline, number ScheduleNumber)
+	// ResumeSchedule Let a schedule go on
+	// (POST /api/v1/schedules/{pipeline}/{number}/resume)
+	ResumeSchedule(w http.ResponseWriter, r *http.Request, pipeline HookPipeline, number ScheduleNumber)
 	// ListSecrets List the secrets of the store, by name
 	// (GET /api/v1/secrets)
 	ListSecrets(w http.ResponseWriter, r *http.Request)
@@ -1758,6 +1825,81 @@ func (siw *ServerInterfaceWrapper) GetDoctor(w http.ResponseWriter, r *http.Requ
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.GetDoctor(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// PublishEvents operation middleware
+func (siw *ServerInterfaceWrapper) PublishEvents(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.PublishEvents(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// CallHook operation middleware
+func (siw *ServerInterfaceWrapper) CallHook(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "pipeline" -------------
+	var pipeline HookPipeline
+
+	err = runtime.BindStyledParameterWithOptions("simple", "pipeline", r.PathValue("pipeline"), &pipeline, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "pipeline", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CallHook(w, r, pipeline)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// CallNamedHook operation middleware
+func (siw *ServerInterfaceWrapper) CallNamedHook(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "pipeline" -------------
+	var pipeline HookPipeline
+
+	err = runtime.BindStyledParameterWithOptions("simple", "pipeline", r.PathValue("pipeline"), &pipeline, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "pipeline", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "name" -------------
+	var name string
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", r.PathValue("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "name", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CallNamedHook(w, r, pipeline, name)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -3060,6 +3202,157 @@ func (siw *ServerInterfaceWrapper) SetAttemptVariables(w http.ResponseWriter, r 
 	handler.ServeHTTP(w, r)
 }
 
+// ListSchedules operation middleware
+func (siw *ServerInterfaceWrapper) ListSchedules(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListSchedulesParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", r.URL.Query(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListSchedules(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetSchedule operation middleware
+func (siw *ServerInterfaceWrapper) GetSchedule(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "pipeline" -------------
+	var pipeline HookPipeline
+
+	err = runtime.BindStyledParameterWithOptions("simple", "pipeline", r.PathValue("pipeline"), &pipeline, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "pipeline", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "number" -------------
+	var number ScheduleNumber
+
+	err = runtime.BindStyledParameterWithOptions("simple", "number", r.PathValue("number"), &number, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "integer", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "number", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetSchedule(w, r, pipeline, number)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// PauseSchedule operation middleware
+func (siw *ServerInterfaceWrapper) PauseSchedule(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "pipeline" -------------
+	var pipeline HookPipeline
+
+	err = runtime.BindStyledParameterWithOptions("simple", "pipeline", r.PathValue("pipeline"), &pipeline, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "pipeline", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "number" -------------
+	var number ScheduleNumber
+
+	err = runtime.BindStyledParameterWithOptions("simple", "number", r.PathValue("number"), &number, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "integer", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "number", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.PauseSchedule(w, r, pipeline, number)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ResumeSchedule operation middleware
+func (siw *ServerInterfaceWrapper) ResumeSchedule(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "pipeline" -------------
+	var pipeline HookPipeline
+
+	err = runtime.BindStyledParameterWithOptions("simple", "pipeline", r.PathValue("pipeline"), &pipeline, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "pipeline", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "number" -------------
+	var number ScheduleNumber
+
+	err = runtime.BindStyledParameterWithOptions("simple", "number", r.PathValue("number"), &number, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "integer", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "number", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ResumeSchedule(w, r, pipeline, number)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ListSecrets operation middleware
 func (siw *ServerInterfaceWrapper) ListSecrets(w http.ResponseWriter, r *http.Request) {
 
@@ -3497,6 +3790,9 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodHead+" "+options.BaseURL+"/api/v1/buckets/{bucket}/objects/{key}", wrapper.HeadObject)
 	m.HandleFunc(http.MethodPut+" "+options.BaseURL+"/api/v1/buckets/{bucket}/objects/{key}", wrapper.PutObject)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/doctor", wrapper.GetDoctor)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/events", wrapper.PublishEvents)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/hooks/{pipeline}", wrapper.CallHook)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/hooks/{pipeline}/{name}", wrapper.CallNamedHook)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/notifications", wrapper.ListNotifications)
 	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/api/v1/notifications/{name}", wrapper.DeleteNotification)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/notifications/{name}", wrapper.GetNotification)
@@ -3529,6 +3825,10 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/runs/{run}/steps/{step}/attempts/{attempt}/callback", wrapper.CompleteAttempt)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/runs/{run}/steps/{step}/attempts/{attempt}/heartbeat", wrapper.HeartbeatAttempt)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/runs/{run}/steps/{step}/attempts/{attempt}/variables", wrapper.SetAttemptVariables)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/schedules", wrapper.ListSchedules)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/schedules/{pipeline}/{number}", wrapper.GetSchedule)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/schedules/{pipeline}/{number}/pause", wrapper.PauseSchedule)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/schedules/{pipeline}/{number}/resume", wrapper.ResumeSchedule)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/secrets", wrapper.ListSecrets)
 	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/api/v1/secrets/{name}", wrapper.DeleteSecret)
 	m.HandleFunc(http.MethodPut+" "+options.BaseURL+"/api/v1/secrets/{name}", wrapper.SetSecret)
