@@ -96,6 +96,12 @@ var Arrows = []Row{
 		Instead: inApp,
 	},
 	{
+		Dir: "internal/rehearsal", May: []string{"", "internal/blob", "internal/engine", "internal/pipeline", "internal/runner", "internal/runner/sim", "internal/schema", "internal/store"},
+		Modules: []string{"github.com/goccy/go-yaml"},
+		Why:     "tries pipelines out on the real engine; the runner that stands for all others is simulated by design, store and blobs are handed in",
+		Instead: inApp,
+	},
+	{
 		Dir: "internal/arrival", May: []string{"", "internal/object", "internal/pipeline", "internal/project", "internal/queue", "internal/store"},
 		Why:     "turns what arrived into runs; the engine is handed to it as a function",
 		Instead: inApp,
@@ -106,12 +112,37 @@ var Arrows = []Row{
 		Instead: inApp,
 	},
 	{
+		Dir: "internal/schedule", May: []string{"", "internal/arrival", "internal/pipeline", "internal/project", "internal/queue", "internal/store"},
+		Why:     "keeps nominal times in the store and fires them; what a trigger makes of an event is the business of arrival",
+		Instead: inApp,
+	},
+	{
+		Dir: "internal/intake", May: []string{"", "internal/arrival", "internal/fault", "internal/source"},
+		Why:     "takes messages from the contract of sources to what they start; it knows no broker by name",
+		Instead: inApp,
+	},
+	{
+		Dir: "internal/source", May: []string{""},
+		Why:     "a contract, imported by all who use it and all who implement it",
+		Instead: inContract,
+	},
+	{
+		Dir: "internal/source/*test", May: []string{"", "internal/source"}, Modules: []string{"*"},
+		Why:     "the suite that every source passes, and brokers for tests",
+		Instead: inContract,
+	},
+	{
+		Dir: "internal/source/*", May: []string{"", "internal/source"}, Modules: []string{"*"},
+		Why:     "an implementation, which knows its contract and no sibling",
+		Instead: inContract,
+	},
+	{
 		Dir: "internal/object", May: []string{"", "internal/blob", "internal/queue", "internal/store"},
 		Why:     "named content over the contracts of rows and blobs; it announces arrivals and does not know who listens",
 		Instead: inApp,
 	},
 	{
-		Dir: "internal/project", May: []string{"", "internal/netguard", "internal/pipeline", "internal/queue", "internal/store"}, Modules: []string{"github.com/goccy/go-yaml"},
+		Dir: "internal/project", May: []string{"", "internal/netguard", "internal/pipeline", "internal/queue", "internal/schema", "internal/store"}, Modules: []string{"github.com/fsnotify/fsnotify", "github.com/goccy/go-yaml"},
 		Why:     "definitions and settings, from a folder and the API, kept in the store",
 		Instead: inApp,
 	},
@@ -156,7 +187,7 @@ var Arrows = []Row{
 		Instead: "declare the method you need as an interface of your own; internal/app wires it",
 	},
 	{
-		Dir: "internal/pipeline", May: []string{"", "internal/cron"}, Modules: []string{"cel.dev/cel-go", "github.com/goccy/go-yaml"},
+		Dir: "internal/pipeline", May: []string{"", "internal/cron", "internal/schema"}, Modules: []string{"cel.dev/cel-go", "github.com/goccy/go-yaml"},
 		Why:     "a pure function from YAML to a checked plan; the command line validates with it where there is no server",
 		Instead: "what a runner says of a step comes in through Options.Check; what needs a store belongs in internal/project",
 	},
@@ -171,6 +202,16 @@ var Arrows = []Row{
 		Instead: "meaning belongs to the handler that the worker is given",
 	},
 
+	{
+		Dir: "internal/backup", May: []string{"", "internal/fault"}, Modules: []string{"filippo.io/age", "github.com/klauspost/compress", "golang.org/x/sys"},
+		Why:     "the form of backups, whatever they are of: it knows files and checksums, and no store",
+		Instead: inApp,
+	},
+	{
+		Dir: "internal/doctor", May: []string{""}, Modules: []string{"golang.org/x/sys"},
+		Why:     "looks at the machine that a server runs on; the parts of a server look at themselves",
+		Instead: inApp,
+	},
 	{
 		Dir: "internal/fault", May: []string{"internal/store"},
 		Why:     "points at which tests kill the program; whatever has such points imports it, so it knows next to nothing",
@@ -189,7 +230,7 @@ var Arrows = []Row{
 		Instead: inContract,
 	},
 	{
-		Dir: "internal/runner", May: []string{"", "internal/mask"},
+		Dir: "internal/runner", May: []string{"", "internal/mask", "internal/schema"},
 		Why:     "a contract, imported by all who use it and all who implement it",
 		Instead: inContract,
 	},
@@ -254,12 +295,17 @@ var Arrows = []Row{
 		Instead: inContract,
 	},
 	{
+		Dir:     "internal/schema",
+		Why:     "pieces of JSON Schemas, for whatever reads a file of a project",
+		Instead: "what a file may hold is said where the file is read",
+	},
+	{
 		Dir: "internal/netguard", May: []string{""},
 		Why:     "which addresses may be called, for whatever calls them on behalf of a pipeline",
 		Instead: "whoever calls brings its own client",
 	},
 	{
-		Dir: "internal/runner/http", May: []string{"", "internal/netguard", "internal/runner"}, Modules: []string{"cel.dev/cel-go"},
+		Dir: "internal/runner/http", May: []string{"", "internal/netguard", "internal/runner", "internal/schema"}, Modules: []string{"cel.dev/cel-go"},
 		Why:     "an implementation, which knows its contract and no sibling; expressions over answers are its own",
 		Instead: inContract,
 	},

@@ -12,6 +12,10 @@
 //	callback.committed  a callback is durable and was not answered
 //	cleanup.remove      an ended unit is about to be removed
 //	cleanup.removed     it was removed and that is recorded nowhere
+//	watch.put           an object found elsewhere is ours, and not yet known as taken
+//	watch.finish        its source is about to be deleted or moved
+//	source.committed    messages of another system were taken and are not acknowledged
+//	source.acked        they are acknowledged and not yet settled
 //
 // Without the variable a point costs one atomic load.
 package fault
