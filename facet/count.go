@@ -31,28 +31,34 @@ func (s *search) facets(sets []*docset) []Facet {
 		field int
 	}
 	where := map[need]int{} // facets that ask for the same count share it
-	var jobs []job
 	var total float64
+	costs := make([]float64, 0, len(s.v.parts)*len(sets))
+	for k := range s.v.parts {
+		for i, set := range sets {
+			c := s.countCost(k, set, s.e.byName[s.q.Facets[i].Field])
+			costs = append(costs, c)
+			total += c
+		}
+	}
+	// Fields that are counted together share the work of going through the set, but each processor wants its share.
+	share := max(300e3, total/float64(3*s.e.opts.Workers))
+	var jobs []job
 	for k := range s.v.parts {
 		counts[k] = make([][]uint32, len(sets))
 		open := map[*docset]*job{}
 		for i, set := range sets {
-			field := s.e.byName[s.q.Facets[i].Field]
-			n := need{k, set, field}
+			n := need{k, set, s.e.byName[s.q.Facets[i].Field]}
 			if _, ok := where[n]; ok {
 				continue
 			}
 			where[n] = i
-			cost := s.countCost(k, set, field)
-			total += cost
 			j := open[set]
 			if j == nil {
 				j = &job{part: k, set: set}
 				open[set] = j
 			}
 			j.fields = append(j.fields, i)
-			j.cost += cost
-			if j.cost > 300e3 || len(j.fields) >= 6 && j.cost > 50e3 {
+			if j.cost += costs[k*len(sets)+i]; j.cost > share {
 				jobs = append(jobs, *j)
 				delete(open, set)
 			}
@@ -151,13 +157,11 @@ func (s *search) countFields(p *part, ps *partset, fields []int) [][]uint32 {
 		return counts
 	}
 	if ps.n*2 <= p.live {
-		s.countSet(p, ps, ps.bits, fields, counts, "")
+		s.countSet(p, ps, fields, counts, "")
 		return counts
 	}
-	rest := partset{bits: p.all().Clone()}
-	rest.bits.AndNot(ps.bits)
-	rest.n = p.live - ps.n
-	s.countSet(p, &rest, rest.bits, fields, counts, fmt.Sprintf("; %d documents that do not match are subtracted from the totals", rest.n))
+	rest := ps.rest(p)
+	s.countSet(p, rest, fields, counts, fmt.Sprintf("; %d documents that do not match are subtracted from the totals", rest.n))
 	for i, f := range fields {
 		totals := s.totals(p, f)
 		left := counts[i]
@@ -190,7 +194,7 @@ func (s *search) totals(p *part, field int) []uint32 {
 		gone := partset{bits: p.deleted, n: p.n - p.live}
 		counts := make([][]uint32, 1)
 		quiet := &search{e: s.e, v: s.v}
-		quiet.countSet(p, &gone, gone.bits, []int{field}, counts, "")
+		quiet.countSet(p, &gone, []int{field}, counts, "")
 		for id, n := range counts[0] {
 			t[id] -= n
 		}
@@ -204,8 +208,8 @@ func (s *search) totals(p *part, field int) []uint32 {
 const chunk = 4096 // documents at a time, so that they stay in the first cache
 
 // countSet counts by looking at the documents, or at the runs they are in.
-func (s *search) countSet(p *part, ps *partset, bits segment.Bits, fields []int, counts [][]uint32, note string) {
-	start := time.Now()
+func (s *search) countSet(p *part, ps *partset, fields []int, counts [][]uint32, note string) {
+	start, bits := time.Now(), ps.bits
 	type target struct {
 		col  *segment.Column
 		rows []uint32
@@ -252,8 +256,8 @@ func (s *search) countSet(p *part, ps *partset, bits segment.Bits, fields []int,
 	if len(byDoc) > 0 {
 		var buf [chunk + 64]uint32
 		for from := 0; from < len(bits); {
-			docs := buf[:0]
-			docs, from = appendSome(bits, from, docs)
+			var docs []uint32
+			docs, from = bits.Decode(from, buf[:])
 			for _, t := range byDoc {
 				if t.col.Rows() == 0 {
 					t.col.CountLists(docs, t.rows)
@@ -271,22 +275,6 @@ func (s *search) countSet(p *part, ps *partset, bits segment.Bits, fields []int,
 	if s.explaining {
 		s.explain(step{stage: "facet", part: p, target: fmt.Sprintf("%d fields", len(fields)), plan: "job", why: "fields counted by one goroutine", docs: ps.n, took: time.Since(start)})
 	}
-}
-
-// appendSome appends the documents from a word on until there are about chunk, and returns the word to go on with.
-func appendSome(bits segment.Bits, from int, docs []uint32) ([]uint32, int) {
-	for from < len(bits) && len(docs) <= chunk-64 {
-		end := min(len(bits), from+max(1, (chunk-len(docs))/64))
-		at := len(docs)
-		docs = bits[from:end].Append(docs)
-		if base := uint32(from) * 64; base > 0 {
-			for i := range docs[at:] {
-				docs[at+i] += base
-			}
-		}
-		from = end
-	}
-	return docs, from
 }
 
 func (s *search) bitmapCost(p *part, ids int) float64 {
@@ -485,8 +473,8 @@ func (s *search) visit(set *docset, field, other int, slots map[uint32]int, f fu
 		var buf [chunk + 64]uint32
 		bits := set.parts[k].bits
 		for from := 0; from < len(bits); {
-			docs := buf[:0]
-			docs, from = appendSome(bits, from, docs)
+			var docs []uint32
+			docs, from = bits.Decode(from, buf[:])
 			for _, d := range docs {
 				ids = a.List(ids[:0], d)
 				hit = hit[:0]

@@ -38,6 +38,19 @@ type partset struct {
 	bits segment.Bits
 	n    int
 	runs [16]lazyRuns
+
+	once  sync.Once
+	other *partset // of the documents that are not in it
+}
+
+// rest returns the set of the part's other documents.
+func (ps *partset) rest(p *part) *partset {
+	ps.once.Do(func() {
+		o := &partset{bits: p.all().Clone(), n: p.live - ps.n}
+		o.bits.AndNot(ps.bits)
+		ps.other = o
+	})
+	return ps.other
 }
 
 type lazyRuns struct {

@@ -125,3 +125,25 @@ func (b Bits) Append(list []uint32) []uint32 {
 
 // Clone returns a copy.
 func (b Bits) Clone() Bits { return append(Bits(nil), b...) }
+
+// Decode puts documents, in order, into buf, beginning with those of word from, until buf has no
+// room for those of another word. It returns them, and the word to go on with. buf has room for at least 64.
+func (b Bits) Decode(from int, buf []uint32) ([]uint32, int) {
+	n := 0
+	for from < len(b) {
+		w := b[from]
+		k := bits.OnesCount64(w)
+		if n+k > len(buf) {
+			break
+		}
+		base := uint32(from) << 6
+		out := buf[n : n+k]
+		for i := range out {
+			out[i] = base + uint32(bits.TrailingZeros64(w))
+			w &= w - 1
+		}
+		n += k
+		from++
+	}
+	return buf[:n], from
+}

@@ -1,6 +1,9 @@
 package segment
 
-import "sort"
+import (
+	"math/bits"
+	"sort"
+)
 
 // Column is what documents have in a field. Id 0 is null, i+1 is key number i.
 type Column struct {
@@ -243,13 +246,30 @@ func (c *Column) IDsOfRows(rows, ids []uint32) {
 
 // CountInRuns counts the documents of a set in each run of a group; runs without are left out.
 func CountInRuns(runs []uint32, n int, set Bits, counts []RunCount) []RunCount {
-	for i, start := range runs {
+	if counts == nil {
+		counts = make([]RunCount, 0, len(runs))
+	}
+	// before is how many documents of the set come before a place: counted word by word, once.
+	word, before := 0, 0
+	upTo := func(end int) int {
+		for w := end >> 6; word < w; word++ {
+			before += bits.OnesCount64(set[word])
+		}
+		if r := uint(end) & 63; r != 0 {
+			return before + bits.OnesCount64(set[word]<<(64-r))
+		}
+		return before
+	}
+	last := 0
+	for i := range runs {
 		end := n
 		if i+1 < len(runs) {
 			end = int(runs[i+1])
 		}
-		if k := set.CountRange(int(start), end); k > 0 {
-			counts = append(counts, RunCount{uint32(i), uint32(k)})
+		at := upTo(end)
+		if at > last {
+			counts = append(counts, RunCount{uint32(i), uint32(at - last)})
+			last = at
 		}
 	}
 	return counts
@@ -292,15 +312,15 @@ func (c *Column) Select(marked []bool, set Bits) {
 func selectRows[T uint8 | uint16 | uint32](col []T, marked []bool, set Bits) {
 	for w := range set {
 		part := col[w*64 : min(w*64+64, len(col))]
-		var bits uint64
+		var word uint64
 		for i, row := range part {
 			var b uint64
 			if marked[row] {
 				b = 1
 			}
-			bits |= b << (uint(i) & 63)
+			word |= b << (uint(i) & 63)
 		}
-		set[w] |= bits
+		set[w] |= word
 	}
 }
 

@@ -127,4 +127,4 @@ var Tune = struct {
 	SmallDocs int // documents up to which a segment is written without runs and with plain postings
 	MinBitmap int // documents from which on a posting list is a bitmap
 	Block     int // bytes of sources in a block, before compression
-}{MinRun: 6, MaxRows: 1 << 16, SmallDocs: 1 << 13, MinBitmap: 64, Block: 16 << 10}
+}{MinRun: 6, MaxRows: 1 << 16, SmallDocs: 1 << 13, MinBitmap: 64, Block: 32 << 10}
