@@ -30,7 +30,8 @@ const (
 
 // global collects what the store knows.
 type global struct {
-	src Source
+	src   Source
+	known []Definition
 
 	depth, oldest, leased, paused, dead, pending, failed, runs, nodes, up *prometheus.Desc
 
@@ -40,10 +41,12 @@ type global struct {
 }
 
 func newGlobal(src Source) *global {
+	var known []Definition
 	d := func(name, help string, labels ...string) *prometheus.Desc {
+		known = append(known, Definition{"waybill_" + name, "gauge", labels, true})
 		return prometheus.NewDesc("waybill_"+name, help, labels, nil)
 	}
-	return &global{
+	g := &global{
 		src:     src,
 		depth:   d("queue_depth", "Messages in a topic, those in work included.", "topic"),
 		oldest:  d("queue_oldest_seconds", "Age of the message that has waited longest.", "topic"),
@@ -56,6 +59,8 @@ func newGlobal(src Source) *global {
 		nodes:   d("node_up", "1 when a server of this store has said lately that it lives.", "node"),
 		up:      d("store_up", "1 when the store answered when it was asked for these figures."),
 	}
+	g.known = known
+	return g
 }
 
 // Describe implements prometheus.Collector.

@@ -11,6 +11,7 @@ package metrics
 
 import (
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -42,6 +43,7 @@ var (
 // Metrics is the registry of a server. Safe for concurrent use.
 type Metrics struct {
 	registry  *prometheus.Registry
+	known     []Definition
 	pipelines *names
 	words     *names // reasons, topics and the like
 
@@ -58,17 +60,23 @@ func New(o Options) *Metrics {
 		o.Pipelines = 100
 	}
 	m := &Metrics{registry: prometheus.NewRegistry(), pipelines: newNames(o.Pipelines), words: newNames(200)}
+	define := func(name, kind string, labels ...string) {
+		m.known = append(m.known, Definition{"waybill_" + name, kind, labels, false})
+	}
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		define(name, "counter", labels...)
 		c := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "waybill_" + name, Help: help}, labels)
 		m.registry.MustRegister(c)
 		return c
 	}
 	histogram := func(name, help string, buckets []float64, labels ...string) *prometheus.HistogramVec {
+		define(name, "histogram", labels...)
 		h := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "waybill_" + name, Help: help, Buckets: buckets}, labels)
 		m.registry.MustRegister(h)
 		return h
 	}
 	single := func(name, help string, buckets []float64) prometheus.Histogram {
+		define(name, "histogram")
 		h := prometheus.NewHistogram(prometheus.HistogramOpts{Name: "waybill_" + name, Help: help, Buckets: buckets})
 		m.registry.MustRegister(h)
 		return h
@@ -92,6 +100,7 @@ func New(o Options) *Metrics {
 	m.expiries = counter("lease_expiries_total", "Deliveries of messages whose delivery before ended without an outcome.", "topic")
 	m.leasesLost = prometheus.NewCounter(prometheus.CounterOpts{Name: "waybill_leases_lost_total", Help: "Leases that this server found to be somebody else's."})
 	m.registry.MustRegister(m.leasesLost)
+	define("leases_lost_total", "counter")
 	m.commitTook = single("store_commit_seconds", "From handing a commit to the store until it is durable.", quick)
 	m.commitErrors = counter("store_commit_errors_total", "Commits that failed, by kind: conflict, lease_lost, unavailable, other.", "kind")
 	m.flushTook = single("store_flush_seconds", "Time a group of operations took to become durable.", quick)
@@ -99,6 +108,7 @@ func New(o Options) *Metrics {
 	m.requests = histogram("http_request_duration_seconds", "Requests by operation of the API and class of status; streams are not among them.", quick, "operation", "code")
 	m.spans = counter("trace_spans_total", "Spans of traces: exported, dropped (the exporter could not keep up or failed).", "result")
 
+	define("build_info", "gauge", "version", "go", "platform")
 	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "waybill_build_info", Help: "1; the labels tell the version."}, []string{"version", "go", "platform"})
 	build.WithLabelValues(o.Version, o.Go, o.Platform).Set(1)
 	m.registry.MustRegister(build, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -118,6 +128,20 @@ func New(o Options) *Metrics {
 		m.spans.WithLabelValues(r)
 	}
 	return m
+}
+
+// Definition describes a metric.
+type Definition struct {
+	Name   string
+	Type   string // counter, gauge, histogram
+	Labels []string
+	Global bool // of the whole store, the same on all its servers
+}
+
+// Definitions are all metrics of this package. The Go runtime's and the process's
+// own, go_… and process_…, come besides.
+func (m *Metrics) Definitions() []Definition {
+	return append(slices.Clone(m.known), newGlobal(nil).known...)
 }
 
 // Handler serves the metrics. src is asked for what the store knows.
