@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/waybill-run/waybill"
@@ -262,4 +263,41 @@ func maskError(m *mask.Masker, err error) error {
 		return err
 	}
 	return waybill.E(waybill.KindOf(err), "%s", m.String(err.Error()))
+}
+
+// Guard returns a reader of what an attempt stores by itself, as an object. It fails at
+// the value of one of the attempt's secrets: changing content that somebody made on
+// purpose would spoil it, and whoever puts it can be told.
+func (e *Engine) Guard(ctx context.Context, attempt string, r io.Reader) (io.Reader, error) {
+	a, _, err := e.attempt(ctx, "", attempt)
+	if err != nil {
+		return nil, err
+	}
+	run, err := e.run(ctx, a.Run)
+	if err != nil {
+		return nil, err
+	}
+	plan, _, err := e.o.Plans.Plan(ctx, run.Pipeline, run.Version)
+	if err != nil {
+		return nil, err
+	}
+	step := plan.Step(a.Step)
+	if step == nil || len(step.Secrets()) == 0 {
+		return r, nil
+	}
+	m, err := e.masksOf(ctx, attempt, step)
+	if err != nil {
+		return nil, err
+	}
+	return guarded{m.Reader(r)}, nil
+}
+
+type guarded struct{ r *mask.Reader }
+
+func (g guarded) Read(p []byte) (int, error) {
+	n, err := g.r.Read(p)
+	if g.r.Masks() > 0 {
+		return 0, waybill.E(waybill.KindInvalid, "the content holds the value of a secret of this attempt, so it is not stored")
+	}
+	return n, err
 }

@@ -31,7 +31,10 @@ type Options struct {
 	Logger *slog.Logger
 	// Hops returns how many arrivals led to what an attempt makes: one more than
 	// the arrival that started its run. Nil: none.
-	Hops  func(ctx context.Context, attempt string) (int, error)
+	Hops func(ctx context.Context, attempt string) (int, error)
+	// Guard returns a reader of what an attempt puts that fails, before it hands them out,
+	// at bytes that must not be stored. Nil: none.
+	Guard func(ctx context.Context, attempt string, r io.Reader) (io.Reader, error)
 	Limit int64 // largest object; 0 means no limit
 }
 
@@ -167,6 +170,12 @@ func (x *Objects) PutObject(ctx context.Context, o waybill.Object, r io.Reader, 
 	}
 	if err := x.o.Admit(ctx, queue.TopicArrival); err != nil {
 		return o, err
+	}
+	if by.Attempt != "" && x.o.Guard != nil {
+		var err error
+		if r, err = x.o.Guard(ctx, by.Attempt, r); err != nil {
+			return o, err
+		}
 	}
 	ref, err := x.blobs.Put(ctx, r, x.o.Limit)
 	if err != nil {

@@ -306,7 +306,7 @@ func (d *document) compile(n *node, p part, w *where) *expr {
 		return nil
 	}
 	if strings.Contains(p.text, "${env:") || strings.Contains(p.text, "${secret:") {
-		d.add(p.at, "give it to a variable first and use that", "%s: ${env:…} and ${secret:…} cannot stand inside ${{ }}", w.what)
+		d.add(p.at, "${env:…} can be given to a variable first, and both can stand beside ${{ }}", "%s: ${env:…} and ${secret:…} cannot stand inside ${{ }}", w.what)
 		return nil
 	}
 	c := d.code[p.text]
