@@ -25,6 +25,7 @@ import (
 	"github.com/waybill-run/waybill/internal/engine"
 	"github.com/waybill-run/waybill/internal/fault"
 	"github.com/waybill-run/waybill/internal/httpd"
+	"github.com/waybill-run/waybill/internal/mask"
 	"github.com/waybill-run/waybill/internal/object"
 	"github.com/waybill-run/waybill/internal/pipeline"
 	"github.com/waybill-run/waybill/internal/project"
@@ -37,6 +38,7 @@ import (
 	"github.com/waybill-run/waybill/internal/store"
 	"github.com/waybill-run/waybill/internal/store/postgres"
 	"github.com/waybill-run/waybill/internal/store/sqlite"
+	"github.com/waybill-run/waybill/internal/watch"
 )
 
 // Config is what a server is started with.
@@ -55,6 +57,9 @@ type Config struct {
 	// SecretKeyFile holds the key of the store's secrets; empty means WAYBILL_SECRET_KEY or
 	// else a key of its own in Data.
 	SecretKeyFile string
+	// Known masks the secrets that this server has learned in what it says itself. The
+	// Logger writes through it; nil means one of its own.
+	Known *mask.Known
 
 	Version httpd.Version
 	Logger  *slog.Logger
@@ -83,11 +88,14 @@ type Server struct {
 
 	runners  map[string]runner.Runner
 	arrivals *queue.Worker
+	triggers *triggers
+	elsewhere
 	project  *project.Project
 	kept     *secret.Kept  // secrets of the store
 	secrets  *secret.Chain // what definitions and settings name as ${secret:NAME}
 
 	observer *observer
+	ops      *operations
 
 	background sync.WaitGroup
 	stop       context.CancelFunc
@@ -116,7 +124,11 @@ func Start(ctx context.Context, c Config) (_ *Server, err error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
+	if c.Known == nil {
+		c.Known = &mask.Known{}
+	}
 	s := &Server{c: c, log: c.Logger, begun: time.Now(), served: make(chan error, 1), looks: newLooks(), runners: map[string]runner.Runner{}, observer: newObserver(c)}
+	s.ops = &operations{s: s}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.Stop())
@@ -167,7 +179,7 @@ func (s *Server) URL() string { return s.url }
 // Schema is every table of the program.
 func Schema() store.Schema {
 	var all store.Schema
-	for _, part := range []store.Schema{engine.Tables(), object.Tables(), project.Tables(), arrival.Tables(), auth.Tables(), observerTables(), secret.Tables(), tables()} {
+	for _, part := range []store.Schema{engine.Tables(), object.Tables(), project.Tables(), arrival.Tables(), auth.Tables(), observerTables(), secret.Tables(), watch.Tables(), queue.Tables(), triggerTables(), tables()} {
 		all = append(all, part...)
 	}
 	return all
@@ -193,7 +205,7 @@ func (s *Server) listen(loopback bool) error {
 			WithHint("is another server running? choose another address with --listen")
 	}
 	s.http = httpd.New(httpd.Options{
-		Health: s.health, Version: s.c.Version, Logger: s.log, Loopback: loopback, Hosts: s.c.Hosts, Problems: Problems, Observe: s.observer.metrics.Request,
+		Health: s.health, Version: s.c.Version, Logger: s.log, Loopback: loopback, Hosts: s.c.Hosts, Problems: Problems, Observe: s.observer.metrics.Request, Mask: s.c.Known.String,
 	})
 	s.web = s.http.HTTP()
 	scheme := "http"
@@ -321,28 +333,29 @@ func (s *Server) work(ctx context.Context) error {
 	s.runners[requests.Name()] = requests
 
 	if s.project, err = project.Open(ctx, s.store, s.c.Project, project.Options{
-		Parse: ParseOptions(s.runners), Logger: s.log,
+		Parse: ParseOptions(s.runners), Logger: s.log, HasSecret: s.hasSecret,
 	}); err != nil {
 		return err
 	}
 	settings := s.project.Settings()
 	requests.SetGuard(settings.HTTP.Guard())
-	if s.kept, s.secrets, err = openSecrets(ctx, s.store, s.data, s.c.SecretKeyFile, settings.Secrets, nil, s.log); err != nil {
+	if s.kept, s.secrets, err = openSecrets(ctx, s.store, s.data, s.c.SecretKeyFile, settings.Secrets, s.c.Known.Add, s.log); err != nil {
 		return err
 	}
+	s.project.WarnSecrets(ctx)
 	admin := queue.NewAdmin(s.store, settings.Queue.HighWater)
 	units := s.c.Units
 	if units == 0 {
 		units = settings.Units.Max
 	}
 	s.engine = engine.New(engine.Options{
-		Store: s.store, Blobs: s.blobs, Plans: s.project, Runners: s.observer.runners(s.runners), Traceparent: s.observer.traceparent, Admit: admin.Admit, Logger: s.log,
+		Store: s.store, Blobs: s.blobs, Plans: s.project, Runners: s.observer.runners(s.runners), Traceparent: s.observer.traceparent, Admit: admin.Admit, Logger: s.log, Secrets: s.secrets,
 		Node: s.data.node, Instance: instance, Secret: s.data.secret, Dir: s.data.join("units"), Project: s.c.Project,
 		BaseEnv: s.baseEnv(settings), URL: s.callbackURL, Units: units, LogCap: settings.Units.LogCap,
 		Lease:     s.c.Lease,
 		CallGrace: time.Duration(settings.Callback.Grace), Shared: s.store.Info().Engine != "sqlite",
 	})
-	objects := object.New(s.store, s.blobs, object.Options{Admit: admin.Admit, Hops: s.engine.Hops, Logger: s.log})
+	objects := object.New(s.store, s.blobs, object.Options{Admit: admin.Admit, Hops: s.engine.Hops, Guard: s.engine.Guard, Logger: s.log})
 	s.engine.UseObjects(objects)
 	tokens := auth.New(s.store, nil)
 	if err := s.observer.prepare(ctx, s, instance, settings); err != nil {
@@ -358,13 +371,22 @@ func (s *Server) work(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
+	if err := s.watchBuckets(bg, objects, settings); err != nil {
+		return err
+	}
 	if err := s.observer.start(bg); err != nil {
 		return err
 	}
+	if err := s.startTriggers(bg, admin.Admit); err != nil {
+		return err
+	}
+	s.takeIn(bg, s.triggers.events, admin.Admit, settings)
 	s.background.Go(func() { s.sweep(bg, objects, arrivals, settings) })
 	s.background.Go(func() { s.release(bg) })
 	s.http.SetReady(httpd.Services{
-		Runs: s.engine, Callbacks: s.engine, Pipelines: s.project, Objects: objects, Queues: admin, Tokens: tokens,
+		Runs: s.engine, Callbacks: s.engine, Pipelines: s.project, Objects: objects, Queues: admin, Tokens: tokens, Secrets: s.kept,
+		Events: s.triggers.events, Schedules: s.triggers.schedules,
+		Operations: s.ops, Dumps: admin,
 		Stats: s.observer.stats, Notifications: s.observer.notifier, Metrics: s.observer.handler,
 	})
 	return nil
@@ -438,6 +460,8 @@ func (s *Server) Stop() error {
 		}
 		cancel()
 	}
+	s.elsewhere.stop()
+	s.triggers.stop()
 	if s.arrivals != nil {
 		s.arrivals.Stop()
 	}

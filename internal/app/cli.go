@@ -2,14 +2,12 @@ package app
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -22,8 +20,6 @@ import (
 	"github.com/waybill-run/waybill/internal/fault"
 	"github.com/waybill-run/waybill/internal/httpd"
 	"github.com/waybill-run/waybill/internal/mask"
-	"github.com/waybill-run/waybill/internal/pipeline"
-	"github.com/waybill-run/waybill/internal/project"
 	"github.com/waybill-run/waybill/internal/runner"
 	httprunner "github.com/waybill-run/waybill/internal/runner/http"
 	"github.com/waybill-run/waybill/internal/runner/process"
@@ -43,8 +39,9 @@ func buildVersion() httpd.Version {
 func CLI() cli.Deps {
 	return cli.Deps{
 		Version:  client.Version(buildVersion()),
-		Commands: []*cobra.Command{upCommand(), loadtestCommand(), demo.Command(startDemo), facetcli.Command(facetcli.Deps{}), superviseCommand()},
-		Validate: validate,
+		Commands: []*cobra.Command{upCommand(), backupCommand(), restoreCommand(), storeCommand(), doctorCommand(), loadtestCommand(), schemaCommand(), demo.Command(startDemo), facetcli.Command(facetcli.Deps{}), superviseCommand()},
+		Validate: validate, PipelineCommands: []*cobra.Command{pipelineTestCommand()},
+		Doubts:   doubts,
 		OpenTokens: func(ctx context.Context, data string) (waybill.Tokens, io.Closer, error) {
 			t, closer, err := OpenTokens(ctx, data, os.Getenv("WAYBILL_STORE"))
 			return t, closeFunc(closer), err
@@ -181,39 +178,4 @@ func superviseCommand() *cobra.Command {
 // localRunners can check steps without a server.
 func localRunners() map[string]runner.Runner {
 	return map[string]runner.Runner{"process": &process.Runner{}, "sim": sim.New(sim.Options{}), "http": httprunner.New(httprunner.Options{})}
-}
-
-// validate checks a definition, or all of a project folder.
-func validate(path string) ([]client.SourceProblem, error) {
-	st, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	o := ParseOptions(localRunners())
-	if st.IsDir() {
-		_, err = pipeline.Load(os.DirFS(path), o)
-		var ps pipeline.Problems
-		if _, serr := project.ReadSettings(os.DirFS(path), os.LookupEnv); errors.As(serr, &ps) {
-			var more pipeline.Problems
-			errors.As(err, &more)
-			err = append(ps, more...)
-		} else if serr != nil {
-			return nil, serr
-		}
-	} else {
-		var src []byte
-		if src, err = os.ReadFile(path); err != nil {
-			return nil, err
-		}
-		_, err = pipeline.Parse(strings.TrimPrefix(path, "./"), src, o)
-	}
-	var ps pipeline.Problems
-	if !errors.As(err, &ps) {
-		return nil, err
-	}
-	out := make([]client.SourceProblem, len(ps))
-	for i, p := range ps {
-		out[i] = client.SourceProblem{Msg: p.Msg, File: p.File, Line: p.Line, Column: p.Column, Hint: p.Hint}
-	}
-	return out, nil
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/waybill-run/waybill"
+	"github.com/waybill-run/waybill/internal/backup"
 )
 
 // dataDir is the locked data directory of a running server.
@@ -41,6 +42,9 @@ func openDataDir(path string) (*dataDir, error) {
 			return nil, w.WithOp("open data directory", path)
 		}
 		return nil, waybill.E(waybill.KindUnavailable, "%w", err).WithOp("open data directory", path)
+	}
+	if _, err := os.Lstat(filepath.Join(path, backup.Unfinished)); err == nil {
+		return fail(waybill.E(waybill.KindConflict, "a restore into it has not ended").WithHint("do it again: waybill restore BACKUP --data %s", path))
 	}
 	for _, dir := range []string{path, filepath.Join(path, "units")} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {

@@ -23,6 +23,7 @@ func (s *Server) sweep(ctx context.Context, objects *object.Objects, arrivals *a
 			return
 		case <-t.C:
 		}
+		s.ops.sweeping.Lock() // a backup is not swept under
 		runs, err := s.engine.Sweep(ctx, time.Duration(settings.Retention.Runs))
 		if err == nil {
 			err = objects.Sweep(ctx, s.store.Now(), object.Keep{
@@ -37,6 +38,13 @@ func (s *Server) sweep(ctx context.Context, objects *object.Objects, arrivals *a
 		if keep := max(settings.Retention.Objects, settings.Retention.Current); err == nil && keep > 0 {
 			err = arrivals.Sweep(ctx, s.store.Now(), time.Duration(keep))
 		}
+		if err == nil {
+			err = s.triggers.events.Sweep(ctx, s.store.Now())
+		}
+		if err == nil {
+			err = s.triggers.events.SweepMessages(ctx, s.store.Now())
+		}
+		s.ops.sweeping.Unlock()
 		switch {
 		case ctx.Err() != nil:
 		case err != nil:

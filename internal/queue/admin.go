@@ -240,14 +240,15 @@ const (
 	TopicCleanup = "cleanup" // units to remove; key: the attempt
 	TopicArrival = "arrival" // objects that arrived; key: bucket and object key
 	TopicWatch   = "watch"   // buckets that lie elsewhere, each watched by whoever holds its lane; key: bucket
-	TopicMessage = "message" // messages from queues of other systems; key: source and message
 	TopicEvent   = "event"   // runs that events of all other kinds could not start; key: the event
 	TopicTimer   = "timer"   // what shall happen to a run later; key: what waits
 	TopicSlot    = "slot"    // who asks for a place and gives it back; key: the slot
 )
 
 // Topics lists them.
-func Topics() []string { return []string{TopicRun, TopicUnit, TopicCleanup, TopicArrival, TopicWatch, TopicMessage, TopicTimer, TopicSlot} }
+func Topics() []string {
+	return []string{TopicRun, TopicUnit, TopicCleanup, TopicArrival, TopicWatch, TopicTimer, TopicSlot}
+}
 
 func (a *Admin) known(ctx context.Context, topic string) error {
 	if slices.Contains(Topics(), topic) {
