@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/waybill-run/waybill"
@@ -125,4 +126,17 @@ func checkSecretKey(ctx context.Context, st store.Store, d *dataDir, keyFile str
 		return err
 	}
 	return secret.NewKept(st, key, mask.Maskable).Check(ctx)
+}
+
+// supervisorEnv is the environment of the supervisor: the server's without what is secret
+// in it. It outlives the server and needs none of that.
+func supervisorEnv() []string {
+	return slices.DeleteFunc(os.Environ(), func(v string) bool {
+		for _, name := range []string{secret.DefaultEnvPrefix, "WAYBILL_STORE=", "WAYBILL_API_TOKEN="} {
+			if strings.HasPrefix(v, name) {
+				return true
+			}
+		}
+		return false
+	})
 }
