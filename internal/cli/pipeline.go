@@ -10,13 +10,13 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/waybill-run/waybill"
 	"github.com/waybill-run/waybill/client"
 )
 
 func (a *app) pipelineCmd() *cobra.Command {
 	return group("pipeline", "Look at definitions, check and store them",
-		a.pipelineListCmd(), a.pipelineShowCmd(), a.pipelineValidateCmd(), a.pipelineGraphCmd(), a.pipelineApplyCmd())
+		append([]*cobra.Command{a.pipelineListCmd(), a.pipelineShowCmd(), a.pipelineValidateCmd(), a.pipelineGraphCmd(), a.pipelineApplyCmd()},
+			a.PipelineCommands...)...)
 }
 
 func (a *app) pipelineListCmd() *cobra.Command {
@@ -61,43 +61,6 @@ func (a *app) pipelineShowCmd() *cobra.Command {
 	}
 	cmd.Flags().IntVar(&version, "version", 0, "the version (default the newest)")
 	return cmd
-}
-
-// validated is the result of pipeline validate.
-type validated struct {
-	OK       bool                   `json:"ok"`
-	Problems []client.SourceProblem `json:"problems"`
-}
-
-func (a *app) pipelineValidateCmd() *cobra.Command {
-	return &cobra.Command{
-		Use: "validate FILE|FOLDER", Short: "Check definitions without a server", Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if a.Validate == nil {
-				return waybill.E(waybill.KindUnsupported, "this program cannot check definitions")
-			}
-			problems, err := a.Validate(args[0])
-			if err != nil {
-				return err
-			}
-			if problems == nil {
-				problems = []client.SourceProblem{}
-			}
-			err = a.print(validated{len(problems) == 0, problems}, func(w io.Writer) {
-				for _, p := range problems {
-					fmt.Fprintln(w, problemLine(p))
-				}
-				if len(problems) == 0 {
-					fmt.Fprintln(w, "ok")
-				}
-			})
-			switch {
-			case err != nil || len(problems) == 0:
-				return err
-			}
-			return &failed{found(len(problems))}
-		},
-	}
 }
 
 func found(problems int) string {

@@ -34,9 +34,15 @@ type Project struct {
 	store store.Store
 	o     Options
 	log   *slog.Logger
-	set   Settings
+	dir   string // empty without a folder
+	// opened is the fingerprint of the folder before it was read first.
+	opened    string
+	reloading sync.Mutex
 
 	mu       sync.Mutex
+	set      Settings
+	wrong    []waybill.SourceProblem   // in the folder, as it was last read
+	restart  []string                  // settings that changed and need a restart
 	newest   map[string]current        // by name, as of changes
 	watching []string                  // names of those that objects start, sorted
 	changes  int64                     // revision of the row of tableChanges
@@ -110,20 +116,13 @@ func Open(ctx context.Context, s store.Store, dir string, o Options) (*Project, 
 		return p, p.refresh(ctx)
 	}
 	folder := os.DirFS(dir)
-	var problems pipeline.Problems
-	set, err := ReadSettings(folder, o.Parse.Env)
-	if err := collect(&problems, err); err != nil {
+	p.dir, p.opened = dir, fingerprint(folder)
+	c, err := Read(folder, o.Parse)
+	if err != nil {
 		return nil, err
 	}
-	plans, err := pipeline.Load(folder, o.Parse)
-	if err := collect(&problems, err); err != nil {
-		return nil, err
-	}
-	if len(problems) > 0 {
-		return nil, problems
-	}
-	p.set = set
-	for _, plan := range plans {
+	p.set = c.Settings
+	for _, plan := range c.Plans {
 		if _, _, err := p.apply(ctx, plan, originFolder, waybill.Principal{Name: "folder"}); err != nil {
 			return nil, fmt.Errorf("pipeline %s: %w", plan.Name, err)
 		}
@@ -131,7 +130,7 @@ func Open(ctx context.Context, s store.Store, dir string, o Options) (*Project, 
 	// A folder that is no project is one that was named by mistake: it says nothing
 	// about the pipelines that other servers know.
 	if isProject(folder) {
-		if err := p.retire(ctx, plans); err != nil {
+		if _, err := p.retire(ctx, c.Plans, nil); err != nil {
 			return nil, err
 		}
 	}
@@ -161,37 +160,44 @@ func isProject(folder fs.FS) bool {
 func (p *Project) Close() error { return nil }
 
 // Settings are those of waybill.yaml.
-func (p *Project) Settings() Settings { return p.set }
+func (p *Project) Settings() Settings {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.set
+}
 
-// retire keeps pipelines whose files are gone from starting. Their versions stay.
-func (p *Project) retire(ctx context.Context, plans []*pipeline.Plan) error {
+// retire keeps pipelines whose files are gone from starting. Their versions stay. What
+// is in a broken file is not gone. It returns the names of those it retired.
+func (p *Project) retire(ctx context.Context, plans []*pipeline.Plan, broken map[string]bool) ([]string, error) {
+	retired := []string{}
 	rows, err := p.store.Scan(ctx, "", tablePipeline, "", 0)
 	if err != nil {
-		return err
+		return retired, err
 	}
 	for _, r := range rows {
 		var l latest
 		if err := json.Unmarshal(r.Val, &l); err != nil {
-			return err
+			return retired, err
 		}
 		gone := !slices.ContainsFunc(plans, func(x *pipeline.Plan) bool { return x.Name == l.Name })
-		if l.Origin != originFolder || !gone || l.Retired {
+		if l.Origin != originFolder || !gone || l.Retired || broken[l.File] {
 			continue
 		}
 		l.Retired, l.Triggers = true, []string{}
+		retired = append(retired, l.Name)
 		p.log.Info("pipeline retired: its file is gone", "pipeline", l.Name)
 		val, err := json.Marshal(l)
 		if err != nil {
-			return err
+			return retired, err
 		}
 		if err := p.store.Commit(ctx, &store.Commit{
 			Puts:   []store.Put{{Table: tablePipeline, Key: r.Key, Rev: r.Rev, Val: val}, changed},
 			Events: []store.Event{{Subject: "pipeline/" + l.Name, Kind: "pipeline.retired"}},
 		}); err != nil && !errors.Is(err, store.ErrConflict) {
-			return err
+			return retired, err
 		}
 	}
-	return nil
+	return retired, nil
 }
 
 // apply stores a plan as the newest version of its pipeline, unless it is that
@@ -259,6 +265,9 @@ func describe(plan *pipeline.Plan) waybill.Pipeline {
 		Summary: plan.Description, Triggers: []string{}, Steps: []string{},
 	}
 	x.Triggers = append(x.Triggers, plan.On.Strings()...)
+	for _, w := range plan.Warnings {
+		x.Warnings = append(x.Warnings, w.String())
+	}
 	for _, s := range plan.Steps {
 		x.Steps = append(x.Steps, s.Name)
 	}
@@ -425,6 +434,9 @@ func (p *Project) Pipelines(ctx context.Context, limit int, cursor string) (wayb
 			return out, err
 		}
 		out.Items[i] = l.Pipeline
+		if l.Origin == originFolder {
+			out.Items[i].Problem = p.trouble(l.File)
+		}
 	}
 	return out, err
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/waybill-run/waybill"
+	"github.com/waybill-run/waybill/internal/schema"
 )
 
 // Described is implemented by runners that read a step's "with". What they return
@@ -46,6 +47,9 @@ func (d *Duration) UnmarshalText(b []byte) error {
 	*d = Duration(v)
 	return nil
 }
+
+// JSONSchema implements schema.Described.
+func (Duration) JSONSchema() map[string]any { return schema.Duration() }
 
 // Decode reads the settings of a step into a struct. Unknown keys are refused, null
 // leaves a field as it is. Errors are of kind invalid and name the key.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/waybill-run/waybill"
 	"github.com/waybill-run/waybill/internal/runner"
+	"github.com/waybill-run/waybill/internal/schema"
 )
 
 // Settings are the keys of a step's "with". Only url is required.
@@ -143,6 +144,18 @@ func (s *Statuses) UnmarshalJSON(b []byte) error {
 		*s = append(*s, n)
 	}
 	return nil
+}
+
+// JSONSchema implements schema.Described.
+func (Scalar) JSONSchema() map[string]any { return schema.Scalar() }
+
+// JSONSchema implements schema.Described.
+func (Size) JSONSchema() map[string]any { return schema.Size() }
+
+// JSONSchema implements schema.Described.
+func (Statuses) JSONSchema() map[string]any {
+	one := schema.Either(schema.Schema{"type": "integer", "minimum": 100, "maximum": 599}, schema.Schema{"type": "string", "pattern": `^([1-5][0-9]{2}|[1-5][xX]{2})$|\$\{`})
+	return schema.OneOrList(one)
 }
 
 // has reports whether a status is one of these; of none, whether it is a success.
