@@ -48,6 +48,7 @@ type World struct {
 	secrets   map[string]string // secret → token id
 	Audits    []waybill.AuditRecord
 	Rules     map[string]waybill.Notification
+	Filter    waybill.RunFilter         // of the last list of runs
 	Kept      map[string]waybill.Secret // what may be known of secrets
 	// Fail makes every method return this error.
 	Fail error
@@ -183,6 +184,7 @@ func (w runs) StartRun(_ context.Context, r waybill.StartRequest) (waybill.Run, 
 		return old, false, nil
 	}
 	d := w.start(r.Pipeline, r.Vars, r.Params, "")
+	d.Event.Traceparent = r.Traceparent
 	if r.IdempotencyKey != "" {
 		w.keys[r.IdempotencyKey] = d.ID
 	}
@@ -235,6 +237,7 @@ func (w runs) Runs(_ context.Context, f waybill.RunFilter) (waybill.Page[waybill
 		return waybill.Page[waybill.Run]{}, err
 	}
 	defer unlock()
+	w.Filter = f
 	var all []waybill.Run
 	for _, id := range slices.Backward(w.order) {
 		r := w.Details[id].Run
