@@ -321,7 +321,7 @@ func (s *Server) work(ctx context.Context) error {
 	}
 	if runtime.GOOS == "linux" && len(s.c.Supervisor) > 0 {
 		dir := s.data.join("supervisor")
-		p, err := process.New(process.Options{Dir: dir, Command: append(append([]string{}, s.c.Supervisor...), dir), Logger: s.log})
+		p, err := process.New(process.Options{Dir: dir, Command: append(append([]string{}, s.c.Supervisor...), dir), Env: supervisorEnv(), Logger: s.log})
 		if err != nil {
 			return err
 		}

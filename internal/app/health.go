@@ -53,6 +53,8 @@ func (s *Server) health(ctx context.Context) waybill.Health {
 	h.Store = s.store.Info().Engine
 	if err := s.looks.ask(ctx, s.tryStore); err != nil {
 		h.Checks["store"], h.Status = err.Error(), "degraded"
+	} else {
+		s.elsewhere.check(ctx, h.Checks)
 	}
 	return h
 }

@@ -53,7 +53,7 @@ func Tables() store.Schema {
 	return store.Schema{{
 		Name: tableLedger, Version: 2, Columns: []store.Column{{Name: "at", Type: store.Int}}, Indexes: [][]string{{"at"}},
 		Derive: store.JSON(func(_ string, e *entry) store.Derived { return store.Derived{Columns: []any{store.Millis(e.At)}} }),
-	}}
+	}, seenTable(), openTable()}
 }
 
 // Options of Arrivals.
