@@ -273,6 +273,9 @@ func (b *bench) ask(ctx context.Context, dir string, want []string, r *facetbenc
 	if err := b.settle(ctx, x); err != nil {
 		return err
 	}
+	if err := x.Compact(ctx); err != nil { // one segment, as Lucene has
+		return err
+	}
 	st, err := x.Stats()
 	if err != nil {
 		return err
@@ -311,7 +314,7 @@ func (b *bench) ask(ctx context.Context, dir string, want []string, r *facetbenc
 	for c, s := range samples {
 		r.Classes[c] = facetbench.Summarize(s)
 	}
-	return b.update(ctx, x, r)
+	return b.update(ctx, x, want, r)
 }
 
 // settle waits until merging has nothing more to do, so that queries are measured and
@@ -339,7 +342,7 @@ const updates = 20
 
 // update measures writing documents again, from JSON until they are durable and
 // visible.
-func (b *bench) update(ctx context.Context, x *facet.Engine, r *facetbench.Report) error {
+func (b *bench) update(ctx context.Context, x *facet.Engine, want []string, r *facetbench.Report) error {
 	seq, err := x.Applied(ctx)
 	if err != nil {
 		return err
@@ -372,6 +375,17 @@ func (b *bench) update(ctx context.Context, x *facet.Engine, r *facetbench.Repor
 	r.Update = facetbench.Summarize(samples)
 	if n, err := documents(ctx, x); err != nil || n != r.Docs {
 		return fmt.Errorf("after updates the index holds %d documents, want %d: %w", n, r.Docs, err)
+	}
+	// The documents are as they were, but now in many segments and with deletions.
+	for i := range want {
+		res, err := x.Search(ctx, b.plan[i].Facet())
+		if err == nil {
+			err = facetbench.Check(&b.plan[i], want[i], facetbench.ResultDigest(res))
+		}
+		if err != nil {
+			return fmt.Errorf("after updates: %w", err)
+		}
+		r.Checked++
 	}
 	return nil
 }

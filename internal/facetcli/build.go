@@ -43,8 +43,9 @@ func (d Deps) buildCommand() *cobra.Command {
 		Short: "Put JSON lines into an index, which is made if need be",
 		Long: `Put JSON lines into an index: one document a line, from the files (also .gz) or from
 standard input. An index that is not there is made; documents of an id that is there
-are replaced. Every batch is durable as a whole: after an interruption the same command
-can be repeated.
+are replaced. In a folder all documents become durable and visible together at the end, so a
+build that is interrupted or fails changes nothing; elsewhere they do so in batches, and
+the same command can be repeated.
 
 The schema is guessed from the first documents unless --schema gives one. "waybill facet
 schema" prints the guess, to be edited. Fields inside of objects are called a.b.`,
@@ -62,7 +63,7 @@ schema" prints the guess, to be edited. Fields inside of objects are called a.b.
 	f.StringVar(&b.schemaFile, "schema", "", "`FILE` with the schema of a new index, as JSON")
 	f.StringVar(&b.id, "id", "id", "`NAME` under which documents have their id")
 	f.IntVar(&b.sample, "sample", 10_000, "documents to guess the schema from")
-	f.IntVar(&b.batch, "batch", 20_000, "documents of a batch")
+	f.IntVar(&b.batch, "batch", 20_000, "documents of a batch, where the index is not in a folder")
 	f.BoolVar(&b.skip, "skip-bad", false, "pass over lines that are no documents, and say how many")
 	f.BoolVar(&b.remove, "delete", false, "remove the documents of these ids instead; nothing else of a line counts")
 	return cmd
@@ -273,8 +274,35 @@ func (b *build) bad(l line, err error) error {
 	return e.WithHint("--skip-bad passes over such lines")
 }
 
-// write applies the documents in batches.
+// write applies the documents: all as one batch where the engine can, else in batches.
 func (b *build) write(ctx context.Context, order <-chan chan decoded) error {
+	if e, ok := b.index.(*facet.Engine); ok && !b.remove {
+		n := 0
+		_, err := e.Load(ctx, b.seq+1, func(yield func(facet.Doc, error) bool) {
+			for out := range order {
+				d := <-out
+				b.skipped += d.skipped
+				for _, doc := range d.docs {
+					if !yield(doc, nil) {
+						return
+					}
+				}
+				n += len(d.docs)
+				b.tell(n)
+				if d.err != nil {
+					yield(facet.Doc{}, d.err)
+					return
+				}
+			}
+			if err := ctx.Err(); err != nil {
+				yield(facet.Doc{}, err)
+			}
+		})
+		if err == nil {
+			b.seq, b.docs = b.seq+1, n
+		}
+		return err
+	}
 	var docs []facet.Doc
 	apply := func() error {
 		if len(docs) == 0 {
@@ -293,7 +321,7 @@ func (b *build) write(ctx context.Context, order <-chan chan decoded) error {
 		}
 		b.docs += len(docs)
 		docs = docs[:0]
-		b.tell()
+		b.tell(b.docs)
 		return nil
 	}
 	for out := range order {
@@ -318,10 +346,10 @@ func (b *build) write(ctx context.Context, order <-chan chan decoded) error {
 }
 
 // tell shows the progress, on terminals.
-func (b *build) tell() {
+func (b *build) tell(n int) {
 	if b.progress && time.Since(b.told) > 200*time.Millisecond {
 		b.told = time.Now()
-		fmt.Fprintf(b.cmd.ErrOrStderr(), "\r\x1b[K%s, %s a second", plural(b.docs, "document", "documents"), thousands(int(float64(b.docs)/time.Since(b.started).Seconds())))
+		fmt.Fprintf(b.cmd.ErrOrStderr(), "\r\x1b[K%s, %s a second", plural(n, "document", "documents"), thousands(int(float64(n)/time.Since(b.started).Seconds())))
 	}
 }
 
@@ -351,7 +379,7 @@ func (b *build) report(ctx context.Context, place string) error {
 		verb = "removed, if they were there"
 	}
 	if b.skipped > 0 {
-		note(b.cmd, "%s were no documents and have been passed over", plural(b.skipped, "line", "lines"))
+		note(b.cmd, "passed over %s that could not be read as documents", plural(b.skipped, "line", "lines"))
 	}
 	_, err = fmt.Fprintf(b.cmd.OutOrStdout(), "%s %s in %s (%s a second); %s holds %s\n", plural(b.docs, "document", "documents"), verb,
 		took.Round(time.Millisecond), thousands(int(float64(b.docs)/took.Seconds())), redact(place), plural(total, "document", "documents"))

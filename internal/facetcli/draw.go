@@ -15,11 +15,13 @@ type canvas struct {
 	w     io.Writer
 	width int
 	color bool
+	tty   bool // what is longer than the screen is wide is cut off
 	err   error
 }
 
 func (d Deps) canvas(w io.Writer) *canvas {
 	c := &canvas{w: w, width: d.Width(w)}
+	c.tty = c.width > 0
 	c.color = c.width > 0 && d.Getenv("NO_COLOR") == "" && d.Getenv("TERM") != "dumb"
 	if c.width == 0 {
 		c.width = 80
@@ -35,7 +37,7 @@ func (c *canvas) printf(format string, args ...any) {
 }
 
 func (c *canvas) paint(style, text string) string {
-	if !c.color || text == "" {
+	if !c.color || text == "" || style == "" {
 		return text
 	}
 	return "\x1b[" + style + "m" + text + "\x1b[0m"
@@ -52,7 +54,7 @@ const (
 func (c *canvas) facet(f facet.Facet, sum string, chosen func(facet.Value) bool) {
 	shown := len(f.Terms)
 	c.printf("\n%s", c.paint(bold, clean(f.Name)))
-	c.printf("  %s\n", c.paint(dim, about(f, shown)))
+	c.printf("  %s\n", c.paint(dim, about(f)))
 	type line struct {
 		label, count, sum string
 		n                 int
@@ -79,10 +81,14 @@ func (c *canvas) facet(f facet.Facet, sum string, chosen func(facet.Value) bool)
 	}
 	if sum != "" && len(lines) > 0 {
 		sums = max(sums, len(sum))
-		label = min(label, c.width-count-sums-8)
+		if c.tty {
+			label = min(label, max(12, c.width-count-sums-8))
+		}
 		c.printf("  %s  %s  %s\n", strings.Repeat(" ", label), strings.Repeat(" ", count), c.paint(dim, fmt.Sprintf("%*s", sums, sum)))
 	}
-	label = min(label, max(12, c.width/2))
+	if c.tty {
+		label = min(label, max(12, c.width/2))
+	}
 	room := c.width - label - count - 8
 	if sums > 0 {
 		room -= sums + 2
@@ -110,7 +116,55 @@ func (c *canvas) facet(f facet.Facet, sum string, chosen func(facet.Value) bool)
 	}
 }
 
-func about(f facet.Facet, shown int) string {
+// hits writes whole documents a line each, or a table of the chosen fields.
+func (c *canvas) hits(hits []facet.Hit, fields []string) {
+	if fields == nil {
+		for _, h := range hits {
+			text := clean(string(h.Source))
+			if text == "" {
+				text = clean(h.ID)
+			}
+			c.printf("%s\n", text)
+		}
+		return
+	}
+	rows := [][]string{append([]string{facet.IDField}, fields...)}
+	for _, h := range hits {
+		row := []string{clean(h.ID)}
+		for _, name := range fields {
+			values := make([]string, len(h.Fields[name]))
+			for i, v := range h.Fields[name] {
+				values[i] = clean(v.String())
+			}
+			row = append(row, strings.Join(values, ", "))
+		}
+		rows = append(rows, row)
+	}
+	for i, row := range rows {
+		var b strings.Builder
+		for k, text := range row {
+			wide := 0
+			for _, r := range rows {
+				wide = max(wide, cells(r[k]))
+			}
+			if most := max(12, c.width/2); c.tty && wide > most {
+				wide = most
+			}
+			if k == len(row)-1 {
+				b.WriteString(text)
+				break
+			}
+			b.WriteString(pad(cut(text, wide), wide) + "  ")
+		}
+		style := ""
+		if i == 0 {
+			style = dim
+		}
+		c.printf("%s\n", c.paint(style, strings.TrimRight(b.String(), " ")))
+	}
+}
+
+func about(f facet.Facet) string {
 	s := plural(f.Distinct, "value", "values") + " in " + plural(f.Total, "document", "documents")
 	if f.Total == 0 {
 		s = "no documents"

@@ -2,7 +2,6 @@ package facetcli
 
 import (
 	"encoding/json"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -135,7 +134,7 @@ func parseValue(s facet.Schema, f facet.Field, text string) (facet.Value, error)
 	}
 	v, err := s.Value(f.Name, raw)
 	if err != nil {
-		return v, fmt.Errorf("filter on %s: %q: %w", f.Name, text, err)
+		return v, invalid("filter on %s: %q is no value of kind %s", f.Name, text, f.Kind).WithHint("%s", examples[f.Kind])
 	}
 	return v, nil
 }
@@ -163,4 +162,14 @@ func parseSpan(s facet.Schema, f facet.Field, text string) (span facet.Span, err
 	}
 	span.Hi, err = parseEnd(s, f, hi)
 	return span, err
+}
+
+// examples are values as filters have them.
+var examples = map[facet.Kind]string{
+	facet.KindInt:    "an int is written 12",
+	facet.KindNumber: "a number is written 12.5",
+	facet.KindBool:   "a bool is true or false",
+	facet.KindDate:   "a date is written 2026-01-31 or 2026-01-31T12:00:00Z",
+	facet.KindRange:  "a range is written [1,2]; see FIELD within LO..HI",
+	facet.KindObject: `an object is written {"name":"value"}`,
 }

@@ -98,7 +98,7 @@ func (q *query) request(ctx context.Context, x facet.Index, paged bool) (r facet
 	}
 	name, desc := strings.CutSuffix(q.sort, ":desc")
 	name, _ = strings.CutSuffix(name, ":asc")
-	r.Sort = facet.Sort{Field: name, Desc: desc}
+	r.Sort = facet.Sort{Field: name, Desc: desc, Nulls: facet.NullsLast} // who asks for the largest wants to see them
 	if name != "" {
 		if _, ok := s.FieldOrID(name); !ok {
 			return r, unknownField(s, name)
@@ -186,11 +186,58 @@ func (q *query) run(cmd *cobra.Command, x facet.Index) error {
 		return err
 	}
 	took := time.Since(start)
+	if a.Total == 0 {
+		if err := nobody(cmd, x, r); err != nil {
+			return err
+		}
+	}
 	if asJSON(cmd) {
 		return printJSON(cmd.OutOrStdout(), resultJSON(a))
 	}
 	q.draw(cmd, r, a, took)
 	return q.canvas.err
+}
+
+// nobody says of values that no document has which ones might have been meant.
+func nobody(cmd *cobra.Command, x facet.Index, r facet.Query) error {
+	s := x.Schema()
+	for name, f := range r.Filters {
+		field, _ := s.FieldOrID(name)
+		for _, v := range f.Is {
+			if field.Kind != facet.KindKeyword || v.IsNull() || name == facet.IDField {
+				continue
+			}
+			all, err := x.Search(cmd.Context(), facet.Query{Facets: []facet.FacetReq{{Field: name}}})
+			if err != nil {
+				return err
+			}
+			var like []string
+			known := false
+			for _, t := range all.Facets[0].Terms {
+				known = known || t.Value == v
+				if len(like) < 5 && alike(t.Value.Str(), v.Str()) {
+					like = append(like, clean(t.Value.Str()))
+				}
+			}
+			switch {
+			case known:
+			case len(like) > 0:
+				note(cmd, "no document has %s=%s; there is %s", name, clean(v.Str()), strings.Join(like, ", "))
+			default:
+				note(cmd, "no document has %s=%s", name, clean(v.Str()))
+			}
+		}
+	}
+	return nil
+}
+
+// alike reports whether one value may have been meant for the other: one contains the
+// other, or the last word of it, in whatever case.
+func alike(there, asked string) bool {
+	there, asked = strings.ToLower(there), strings.ToLower(asked)
+	words := facet.Words(asked)
+	return asked != "" && (strings.Contains(there, asked) || len(there) > 2 && strings.Contains(asked, there)) ||
+		len(words) > 1 && slices.Contains(facet.Words(there), words[len(words)-1])
 }
 
 // draw writes the answer for people.
@@ -202,25 +249,7 @@ func (q *query) draw(cmd *cobra.Command, r facet.Query, a facet.Result, took tim
 	}
 	if len(a.Hits) > 0 {
 		c.printf("\n")
-	}
-	for _, h := range a.Hits {
-		if r.Fields == nil {
-			if len(h.Source) > 0 {
-				c.printf("%s\n", clean(string(h.Source)))
-			} else {
-				c.printf("%s\n", clean(h.ID))
-			}
-			continue
-		}
-		c.printf("%s", c.paint(bold, clean(h.ID)))
-		for _, name := range r.Fields {
-			var values []string
-			for _, v := range h.Fields[name] {
-				values = append(values, clean(v.String()))
-			}
-			c.printf("  %s %s", c.paint(dim, clean(name)), strings.Join(values, ", "))
-		}
-		c.printf("\n")
+		c.hits(a.Hits, r.Fields)
 	}
 	for _, f := range a.Facets {
 		is := r.Filters[f.Field].Is
