@@ -165,6 +165,8 @@ func TestFA21_SecretEchoed(t *testing.T) {
 		}
 		noLeak(t, "the answer to "+what, a.Body)
 	}
+	w.ask(http.MethodPut, "/api/v1/buckets/box/objects/config", u.token, strings.NewReader("a\n"+password+"\nb\n")).wants(t, "an object", 422, "holds the value of a secret")
+	w.ask(http.MethodPut, "/api/v1/buckets/box/objects/config", u.token, strings.NewReader("harmless c0rrect h0rse")).wants(t, "a harmless object", 201)
 	u.complete(must(jsonText(map[string]any{"status": "failed", "error": "no " + password, "message": multiline, "variables": map[string]string{"X": password}}))(t)).wants(t, "callback", 202)
 	u.exit(1)
 	failed := w.ends(id, waybill.StatusFailed)
