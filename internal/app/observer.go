@@ -40,7 +40,9 @@ func newObserver(c Config) *observer {
 
 // open lets a store, as it is and as the server sees it, count in the metrics.
 func (o *observer) open(st, raw store.Store) store.Store {
-	if x, ok := raw.(interface{ OnFlush(func(int, time.Duration)) }); ok {
+	if x, ok := raw.(interface {
+		OnFlush(func(int, time.Duration))
+	}); ok {
 		x.OnFlush(o.metrics.Flushed)
 	}
 	return o.metrics.Store(st, func(c *store.Commit) {
