@@ -55,7 +55,11 @@ func Forms(value string) []string {
 		}
 	}
 	trimmed := strings.TrimSpace(value)
-	for _, v := range []string{value, trimmed} {
+	values := []string{value}
+	if trimmed != value {
+		values = append(values, trimmed)
+	}
+	for _, v := range values {
 		add(MinLength, v)
 		add(MinLength, inBase64(v)...)
 		add(MinLength, inHex(v)...)
@@ -116,7 +120,10 @@ func inHex(v string) []string {
 
 // escaped returns what others make of a text whose characters mean something to them.
 func escaped(v string) []string {
-	var out []string
+	out := []string{percentAll(v, true), percentAll(v, false)}
+	if !strings.ContainsFunc(v, func(r rune) bool { return r >= utf8.RuneSelf || strings.IndexByte(digits, byte(r)) < 0 }) {
+		return append(out, v) // nothing in it means anything to anybody
+	}
 	// What is not encoded besides letters, digits and -_. differs.
 	for _, keep := range []string{"~", "~!*'()", "~/", "~$&+=:@", "~;/?:@&=+$,#!*'()", "*"} {
 		for _, upper := range []bool{true, false} {
@@ -124,8 +131,7 @@ func escaped(v string) []string {
 			out = append(out, p, strings.ReplaceAll(p, "%20", "+"))
 		}
 	}
-	all := func(upper bool) string { return percentAll(v, upper) }
-	out = append(out, all(true), all(false), url.QueryEscape(v), url.PathEscape(v))
+	out = append(out, url.QueryEscape(v), url.PathEscape(v))
 
 	once := []string{
 		jsonText(v, false, false), jsonText(v, true, false), jsonText(v, false, true), jsonText(v, true, true),
