@@ -12,8 +12,12 @@ import (
 	"github.com/waybill-run/waybill"
 	"github.com/waybill-run/waybill/internal/engine"
 	"github.com/waybill-run/waybill/internal/store"
+	"github.com/waybill-run/waybill/internal/store/postgres"
+	"github.com/waybill-run/waybill/internal/store/postgres/pgtest"
 	"github.com/waybill-run/waybill/internal/store/sqlite"
 )
+
+func TestMain(m *testing.M) { pgtest.Main(m) }
 
 // listWorld is an engine over a store whose rows a test makes up.
 func listWorld(t testing.TB) (*engine.Engine, store.Store) {
@@ -79,10 +83,30 @@ func manyRuns(n int) []waybill.Run {
 }
 
 // Whatever is asked for, the pages hold exactly the runs that fit, newest first,
-// each once.
+// each once, in both stores.
 func TestListsAreExact(t *testing.T) {
 	t.Parallel()
-	e, s := listWorld(t)
+	t.Run("sqlite", func(t *testing.T) {
+		t.Parallel()
+		e, s := listWorld(t)
+		listsAreExact(t, e, s)
+	})
+	t.Run("postgres", func(t *testing.T) {
+		t.Parallel()
+		s, err := postgres.Open(t.Context(), pgtest.DSN(t), engine.Tables(), postgres.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		listsAreExact(t, engine.New(engine.Options{Store: s}), s)
+	})
+}
+
+func listsAreExact(t *testing.T, e *engine.Engine, s store.Store) {
 	runs := manyRuns(600)
 	keep(t, s, runs)
 	rnd := rand.New(rand.NewPCG(3, 4))
