@@ -13,12 +13,17 @@ import (
 
 	"github.com/waybill-run/waybill/internal/feed"
 	"github.com/waybill-run/waybill/internal/store"
+	"github.com/waybill-run/waybill/internal/store/postgres"
+	"github.com/waybill-run/waybill/internal/store/postgres/pgtest"
 	"github.com/waybill-run/waybill/internal/store/sqlite"
 )
 
+func TestMain(m *testing.M) { pgtest.Main(m) }
+
+var schema = append(feed.Tables(), store.Table{Name: "sum", Version: 1})
+
 func open(t *testing.T) store.Store {
 	t.Helper()
-	schema := append(feed.Tables(), store.Table{Name: "sum", Version: 1})
 	s, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "store.db"), schema, sqlite.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -94,7 +99,26 @@ const quick = 5 * time.Millisecond
 // each other in the middle.
 func TestEachEventCountsOnce(t *testing.T) {
 	t.Parallel()
-	s := open(t)
+	t.Run("sqlite", func(t *testing.T) {
+		t.Parallel()
+		eachEventCountsOnce(t, open(t))
+	})
+	t.Run("postgres", func(t *testing.T) {
+		t.Parallel()
+		s, err := postgres.Open(t.Context(), pgtest.DSN(t), schema, postgres.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		eachEventCountsOnce(t, s)
+	})
+}
+
+func eachEventCountsOnce(t *testing.T, s store.Store) {
 	tell(t, s, 0, 50)
 	const most = 400
 	go func() {
