@@ -99,6 +99,8 @@ type Runs interface {
 	// KindInvalid when the request differs. KindNotFound: no such pipeline.
 	// KindInvalid: bad params or vars. KindExhausted: the queue is full.
 	StartRun(ctx context.Context, r StartRequest) (run Run, fresh bool, err error)
+	// PlanRun says what StartRun would do, and does nothing. Errors are as there.
+	PlanRun(ctx context.Context, r StartRequest) (RunPlan, error)
 	Run(ctx context.Context, id string) (RunDetail, error)
 	Runs(ctx context.Context, f RunFilter) (Page[Run], error)
 	// CancelRun asks a run to end; units are stopped, then the steps of always run.

@@ -463,6 +463,9 @@ type Pipeline struct {
 	// Origin A pipeline of the folder is read-only in the API.
 	Origin PipelineOrigin `json:"origin"`
 
+	// Problem Its file has a mistake now; this is the version before.
+	Problem string `json:"problem,omitempty,omitzero"`
+
 	// Source The YAML. Left empty in lists.
 	Source string `json:"source"`
 
@@ -490,6 +493,9 @@ type PipelineList struct {
 	// NextCursor The cursor of the next page; null on the last.
 	NextCursor NextCursor `json:"next_cursor"`
 }
+
+// PlannedStep defines model for PlannedStep.
+type PlannedStep = waybill.PlannedStep
 
 // Problem A problem document (RFC 9457).
 type Problem struct {
@@ -570,6 +576,9 @@ type Redrive struct {
 	// Ids Dead letters; all of the topic when empty.
 	Ids []string `json:"ids,omitempty,omitzero"`
 }
+
+// Reloaded What a reload of the project folder did.
+type Reloaded = waybill.Reloaded
 
 // RetryRun defines model for RetryRun.
 type RetryRun struct {
@@ -720,6 +729,9 @@ type RunList struct {
 	// NextCursor The cursor of the next page; null on the last.
 	NextCursor NextCursor `json:"next_cursor"`
 }
+
+// RunPlan What a run would do. What is known only while it goes on stays as it is written, as `${{ … }}` or `${secret:NAME}`.
+type RunPlan = waybill.RunPlan
 
 // RunStats defines model for RunStats.
 type RunStats struct {
@@ -1030,6 +1042,9 @@ type GetPipelineGraphParamsFormat string
 
 // StartRunParams defines parameters for StartRun.
 type StartRunParams struct {
+	// DryRun Start nothing and answer the plan.
+	DryRun bool `form:"dry_run,omitempty" json:"dry_run,omitempty,omitzero"`
+
 	// IdempotencyKey Any text that is unique to what is asked for. It is remembered for at least a day.
 	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty,omitzero"`
 }

@@ -383,9 +383,10 @@ func (s *Server) work(ctx context.Context) error {
 	s.takeIn(bg, s.triggers.events, admin.Admit, settings)
 	s.background.Go(func() { s.sweep(bg, objects, arrivals, settings) })
 	s.background.Go(func() { s.release(bg) })
+	s.background.Go(func() { s.watchFolder(bg) })
 	s.http.SetReady(httpd.Services{
 		Runs: s.engine, Callbacks: s.engine, Pipelines: s.project, Objects: objects, Queues: admin, Tokens: tokens, Secrets: s.kept,
-		Events: s.triggers.events, Schedules: s.triggers.schedules,
+		Events: s.triggers.events, Schedules: s.triggers.schedules, Folder: projectFolder{s}, Schemas: FileSchema,
 		Operations: s.ops, Dumps: admin,
 		Stats: s.observer.stats, Notifications: s.observer.notifier, Metrics: s.observer.handler,
 	})

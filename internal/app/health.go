@@ -3,6 +3,8 @@ package app
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strings"
 	"time"
 
 	"github.com/waybill-run/waybill"
@@ -55,6 +57,15 @@ func (s *Server) health(ctx context.Context) waybill.Health {
 		h.Checks["store"], h.Status = err.Error(), "degraded"
 	} else {
 		s.elsewhere.check(ctx, h.Checks)
+	}
+	// A mistake in a file is not the server's: what the file held before goes on.
+	if s.c.Project != "" {
+		h.Checks["project"] = "ok"
+		if problems, restart := s.project.Trouble(); len(problems) > 0 {
+			h.Checks["project"] = fmt.Sprintf("%d problems in its files, the first in %s line %d: %s", len(problems), problems[0].File, problems[0].Line, problems[0].Msg)
+		} else if len(restart) > 0 {
+			h.Checks["project"] = "changed settings need a restart: " + strings.Join(restart, ", ")
+		}
 	}
 	return h
 }

@@ -23,7 +23,8 @@ func (s *Server) sweep(ctx context.Context, objects *object.Objects, arrivals *a
 			return
 		case <-t.C:
 		}
-		s.ops.sweeping.Lock() // a backup is not swept under
+		settings = s.project.Settings() // they may have changed
+		s.ops.sweeping.Lock()           // a backup is not swept under
 		runs, err := s.engine.Sweep(ctx, time.Duration(settings.Retention.Runs))
 		if err == nil {
 			err = objects.Sweep(ctx, s.store.Now(), object.Keep{

@@ -15,7 +15,7 @@ import (
 
 func (a *app) pipelineCmd() *cobra.Command {
 	return group("pipeline", "Look at definitions, check and store them",
-		append([]*cobra.Command{a.pipelineListCmd(), a.pipelineShowCmd(), a.pipelineValidateCmd(), a.pipelineGraphCmd(), a.pipelineApplyCmd()},
+		append([]*cobra.Command{a.pipelineListCmd(), a.pipelineShowCmd(), a.pipelineValidateCmd(), a.pipelineGraphCmd(), a.pipelineApplyCmd(), a.pipelineReloadCmd()},
 			a.PipelineCommands...)...)
 }
 
@@ -35,6 +35,11 @@ func (a *app) pipelineListCmd() *cobra.Command {
 						row(p.Name, p.Version, p.Origin, strings.Join(p.Triggers, ", "), len(p.Steps))
 					}
 				})
+				for _, p := range l.Items {
+					if p.Problem != "" {
+						fmt.Fprintf(w, "\n%s stays at version %d: %s\n", clean(p.Name), p.Version, clean(p.Problem))
+					}
+				}
 			})
 		}),
 	}

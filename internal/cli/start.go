@@ -12,7 +12,7 @@ import (
 
 func (a *app) startCmd() *cobra.Command {
 	var vars, params []string
-	var wait bool
+	var wait, dry bool
 	var key, delay string
 	var priority int
 	var cmd *cobra.Command
@@ -37,6 +37,13 @@ not succeed. Interrupting it leaves the run going.`,
 			if cmd.Flags().Changed("priority") {
 				s.Priority = &priority
 			}
+			if dry {
+				plan, err := c.PlanRun(ctx, args[0], s)
+				if err != nil {
+					return err
+				}
+				return a.print(plan, func(w io.Writer) { printPlan(w, plan) })
+			}
 			run, err := c.StartRun(ctx, args[0], s, key)
 			if err != nil {
 				return err
@@ -50,6 +57,7 @@ not succeed. Interrupting it leaves the run going.`,
 	f := cmd.Flags()
 	f.StringArrayVar(&vars, "var", nil, "NAME=VALUE: a variable of the run (can be repeated)")
 	f.StringArrayVar(&params, "param", nil, "NAME=VALUE: a parameter of the pipeline (can be repeated)")
+	f.BoolVar(&dry, "dry-run", false, "start nothing and print what would be done")
 	f.BoolVar(&wait, "wait", false, "wait until the run has ended")
 	f.StringVar(&key, "idempotency-key", "", "the same key again answers the run that was started then")
 	f.StringVar(&delay, "delay", "", "wait so long before the first step, such as 90s or 2h")

@@ -104,6 +104,8 @@ var operations = map[string]operation{
 	"PUT /api/v1/secrets/{name}":    {id: "setSecret", need: waybill.RoleAdmin, action: "secret.set", quiet: true},
 	"DELETE /api/v1/secrets/{name}": {id: "deleteSecret", need: waybill.RoleAdmin, action: "secret.delete", quiet: true},
 	"POST /api/v1/secrets/rekey":    {id: "rekeySecrets", need: waybill.RoleAdmin, action: "secret.rekey", quiet: true},
+	"POST /api/v1/project/reload":   {id: "reloadProject", need: waybill.RoleOperator, action: "project.reload"},
+	"GET /api/v1/schemas/{kind}":    {id: "getSchema", need: waybill.RoleViewer},
 	"POST /api/v1/backup":           {id: "createBackup", need: waybill.RoleAdmin, action: "backup"},
 	"GET /api/v1/doctor":            {id: "getDoctor", need: waybill.RoleAdmin},
 	"GET /api/v1/audit":             {id: "listAuditRecords", need: waybill.RoleAdmin},

@@ -31,10 +31,14 @@ func (a api) StartRun(w http.ResponseWriter, r *http.Request, name string, p ope
 				return waybill.E(waybill.KindInvalid, "delay %q is not a duration", shorten(body.Delay, 40)).WithHint("durations look like 90s, 10m or 2h")
 			}
 		}
-		run, fresh, err := v.Runs.StartRun(r.Context(), waybill.StartRequest{
+		start := waybill.StartRequest{
 			Pipeline: name, Vars: body.Vars, Params: body.Params, IdempotencyKey: p.IdempotencyKey, Traceparent: traceparent(r), By: c.who,
 			Delay: delay, Priority: body.Priority,
-		})
+		}
+		if p.DryRun {
+			return a.planRun(w, r, v, start)
+		}
+		run, fresh, err := v.Runs.StartRun(r.Context(), start)
 		if err != nil {
 			return err
 		}

@@ -36,6 +36,8 @@ type Services struct {
 	Metrics       http.Handler
 	Events        waybill.Events
 	Schedules     waybill.Schedules
+	Folder        waybill.Folder
+	Schemas       func(kind string) ([]byte, error) // JSON Schema of a kind of file; KindNotFound
 }
 
 // Limits bound what one request may cost. The zero value of a field means its

@@ -109,7 +109,7 @@ func wireRecord(r waybill.Record) openapi.Record {
 func wirePipeline(p waybill.Pipeline) openapi.Pipeline {
 	return openapi.Pipeline{
 		Name: p.Name, Version: p.Version, Hash: p.Hash, Origin: openapi.PipelineOrigin(p.Origin), File: p.File, Source: p.Source,
-		CreatedAt: p.CreatedAt, CreatedBy: p.CreatedBy, Summary: p.Summary, Triggers: list(p.Triggers), Steps: list(p.Steps), Warnings: p.Warnings,
+		CreatedAt: p.CreatedAt, CreatedBy: p.CreatedBy, Summary: p.Summary, Triggers: list(p.Triggers), Steps: list(p.Steps), Warnings: p.Warnings, Problem: p.Problem,
 	}
 }
 

@@ -45,7 +45,7 @@ func Read(folder fs.FS, o pipeline.Options) (Contents, error) {
 
 // live are the settings that change while a server runs; the others are read when it
 // starts. A path ends with a dot if it stands for all below it.
-var live = []string{"name", "http."}
+var live = []string{"name", "http.", "retention."}
 
 // Reload takes up what has changed in the project folder. A file with mistakes changes
 // nothing: its pipeline stays as it was, and so do all settings if they are in
@@ -118,7 +118,7 @@ func (p *Project) takeSettings(next Settings, r *waybill.Reloaded) {
 			r.Restart = append(r.Restart, path)
 		}
 	}
-	now.Name, now.HTTP = next.Name, next.HTTP
+	now.Name, now.HTTP, now.Retention = next.Name, next.HTTP, next.Retention
 	p.set = now
 	if len(r.Settings) > 0 {
 		p.log.Info("settings taken up", "settings", r.Settings)

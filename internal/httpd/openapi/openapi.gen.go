@@ -469,6 +469,9 @@ type Pipeline struct {
 	// Origin A pipeline of the folder is read-only in the API.
 	Origin PipelineOrigin `json:"origin"`
 
+	// Problem Its file has a mistake now; this is the version before.
+	Problem string `json:"problem,omitempty,omitzero"`
+
 	// Source The YAML. Left empty in lists.
 	Source string `json:"source"`
 
@@ -496,6 +499,9 @@ type PipelineList struct {
 	// NextCursor The cursor of the next page; null on the last.
 	NextCursor NextCursor `json:"next_cursor"`
 }
+
+// PlannedStep defines model for PlannedStep.
+type PlannedStep = waybill.PlannedStep
 
 // Problem A problem document (RFC 9457).
 type Problem struct {
@@ -576,6 +582,9 @@ type Redrive struct {
 	// Ids Dead letters; all of the topic when empty.
 	Ids []string `json:"ids,omitempty,omitzero"`
 }
+
+// Reloaded What a reload of the project folder did.
+type Reloaded = waybill.Reloaded
 
 // RetryRun defines model for RetryRun.
 type RetryRun struct {
@@ -726,6 +735,9 @@ type RunList struct {
 	// NextCursor The cursor of the next page; null on the last.
 	NextCursor NextCursor `json:"next_cursor"`
 }
+
+// RunPlan What a run would do. What is known only while it goes on stays as it is written, as `${{ … }}` or `${secret:NAME}`.
+type RunPlan = waybill.RunPlan
 
 // RunStats defines model for RunStats.
 type RunStats struct {
@@ -1036,6 +1048,9 @@ type GetPipelineGraphParamsFormat string
 
 // StartRunParams defines parameters for StartRun.
 type StartRunParams struct {
+	// DryRun Start nothing and answer the plan.
+	DryRun bool `form:"dry_run,omitempty" json:"dry_run,omitempty,omitzero"`
+
 	// IdempotencyKey Any text that is unique to what is asked for. It is remembered for at least a day.
 	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty,omitzero"`
 }
@@ -1290,6 +1305,9 @@ type ServerInterface interface {
 	// StartRun Start a run
 	// (POST /api/v1/pipelines/{name}/runs)
 	StartRun(w http.ResponseWriter, r *http.Request, name PipelineName, params StartRunParams)
+	// ReloadProject Take up what has changed in the project folder
+	// (POST /api/v1/project/reload)
+	ReloadProject(w http.ResponseWriter, r *http.Request)
 	// ListQueues List topics
 	// (GET /api/v1/queues)
 	ListQueues(w http.ResponseWriter, r *http.Request)
@@ -1365,6 +1383,9 @@ type ServerInterface interface {
 	// ResumeSchedule Let a schedule go on
 	// (POST /api/v1/schedules/{pipeline}/{number}/resume)
 	ResumeSchedule(w http.ResponseWriter, r *http.Request, pipeline HookPipeline, number ScheduleNumber)
+	// GetSchema JSON Schema of a kind of file of a project, for editors
+	// (GET /api/v1/schemas/{kind})
+	GetSchema(w http.ResponseWriter, r *http.Request, kind string)
 	// ListSecrets List the secrets of the store, by name
 	// (GET /api/v1/secrets)
 	ListSecrets(w http.ResponseWriter, r *http.Request)
@@ -2230,6 +2251,19 @@ func (siw *ServerInterfaceWrapper) StartRun(w http.ResponseWriter, r *http.Reque
 	// Parameter object where we will unmarshal all parameters from the context
 	var params StartRunParams
 
+	// ------------- Optional query parameter "dry_run" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "dry_run", r.URL.Query(), &params.DryRun, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "dry_run"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "dry_run", Err: err})
+		}
+		return
+	}
+
 	headers := r.Header
 
 	// ------------- Optional header parameter "Idempotency-Key" -------------
@@ -2253,6 +2287,20 @@ func (siw *ServerInterfaceWrapper) StartRun(w http.ResponseWriter, r *http.Reque
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.StartRun(w, r, name, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ReloadProject operation middleware
+func (siw *ServerInterfaceWrapper) ReloadProject(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ReloadProject(w, r)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -3353,6 +3401,32 @@ func (siw *ServerInterfaceWrapper) ResumeSchedule(w http.ResponseWriter, r *http
 	handler.ServeHTTP(w, r)
 }
 
+// GetSchema operation middleware
+func (siw *ServerInterfaceWrapper) GetSchema(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "kind" -------------
+	var kind string
+
+	err = runtime.BindStyledParameterWithOptions("simple", "kind", r.PathValue("kind"), &kind, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "kind", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetSchema(w, r, kind)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ListSecrets operation middleware
 func (siw *ServerInterfaceWrapper) ListSecrets(w http.ResponseWriter, r *http.Request) {
 
@@ -3804,6 +3878,7 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/pipelines/{name}/graph", wrapper.GetPipelineGraph)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/pipelines/{name}/runs", wrapper.StartRun)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/pipelines/validate", wrapper.ValidatePipeline)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/project/reload", wrapper.ReloadProject)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/queues", wrapper.ListQueues)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/queues/{topic}/dead", wrapper.ListDeadLetters)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/queues/{topic}/dump", wrapper.DumpQueue)
@@ -3829,6 +3904,7 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/schedules/{pipeline}/{number}", wrapper.GetSchedule)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/schedules/{pipeline}/{number}/pause", wrapper.PauseSchedule)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/schedules/{pipeline}/{number}/resume", wrapper.ResumeSchedule)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/schemas/{kind}", wrapper.GetSchema)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/secrets", wrapper.ListSecrets)
 	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/api/v1/secrets/{name}", wrapper.DeleteSecret)
 	m.HandleFunc(http.MethodPut+" "+options.BaseURL+"/api/v1/secrets/{name}", wrapper.SetSecret)
