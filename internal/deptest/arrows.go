@@ -337,7 +337,7 @@ var Arrows = []Row{
 		Instead: inRoot,
 	},
 	{
-		Dir: "internal/cli", May: []string{"", "client"}, Modules: []string{"github.com/spf13/cobra", "golang.org/x/term"},
+		Dir: "internal/cli", May: []string{"", "client", "internal/cron"}, Modules: []string{"github.com/spf13/cobra", "golang.org/x/term"},
 		Why:     "speaks to servers as everybody can, through the client, so that it needs nothing else of ours",
 		Instead: "what works on this machine is handed in by internal/app; what the server knows gets an operation in api/openapi.yaml",
 	},

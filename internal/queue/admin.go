@@ -247,7 +247,7 @@ const (
 
 // Topics lists them.
 func Topics() []string {
-	return []string{TopicRun, TopicUnit, TopicCleanup, TopicArrival, TopicWatch, TopicTimer, TopicSlot}
+	return []string{TopicRun, TopicUnit, TopicCleanup, TopicArrival, TopicEvent, TopicWatch, TopicTimer, TopicSlot}
 }
 
 func (a *Admin) known(ctx context.Context, topic string) error {
