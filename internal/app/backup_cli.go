@@ -22,8 +22,8 @@ import (
 	"github.com/waybill-run/waybill/internal/store/sqlite"
 )
 
-// clientOf is a client of the server that the flags of every command name.
-func clientOf(cmd *cobra.Command) (*client.Client, error) {
+// clientFor is a client of the server that the flags of every command name.
+func clientFor(cmd *cobra.Command) (*client.Client, error) {
 	flag := func(name, variable string) string {
 		if f := cmd.Flag(name); f != nil && f.Value.String() != "" {
 			return f.Value.String()
@@ -153,7 +153,7 @@ func takeBackup(ctx context.Context, path string, open func(has map[string]bool)
 }
 
 func runningBackup(ctx context.Context, cmd *cobra.Command, o waybill.BackupOptions, has map[string]bool) (io.ReadCloser, error) {
-	c, err := clientOf(cmd)
+	c, err := clientFor(cmd)
 	if err != nil {
 		return nil, err
 	}

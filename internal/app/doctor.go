@@ -296,7 +296,7 @@ With --deep everything that is stored is read and compared with its checksums.`,
 }
 
 func askDoctor(cmd *cobra.Command, deep bool) ([]waybill.Finding, error) {
-	c, err := clientOf(cmd)
+	c, err := clientFor(cmd)
 	if err != nil {
 		return nil, err
 	}
