@@ -18,6 +18,9 @@ import (
 	"testing"
 	"time"
 
+	"filippo.io/age"
+	"github.com/jackc/pgx/v5"
+
 	"github.com/waybill-run/waybill"
 	"github.com/waybill-run/waybill/client"
 	"github.com/waybill-run/waybill/conformance/harness"
@@ -327,4 +330,80 @@ func TestSecretUnknown(t *testing.T) {
 func (w *world) source(name string) string {
 	w.t.Helper()
 	return must(w.Client().Pipeline(w.ctx, name, 0))(w.t).Source
+}
+
+// Servers that share a store and a key: what one has set the other hands out, and a
+// report that comes in at one for a unit of the other is masked. A server with another
+// key says so and changes nothing.
+func TestSecretsOfSharedStore(t *testing.T) {
+	key := must(age.GenerateX25519Identity())(t)
+	one := serve(t, harness.Options{Store: "postgres", Project: secretProject(), Env: []string{"WAYBILL_SECRET_KEY=" + key.String()}})
+	two := wrap(t, one.Sibling())
+	two.setSecret("db.password", password)
+	one.setSecret("tls-key", multiline)
+	id := one.start("held")
+	u := one.held(id, "work", 1)
+	path := u.callback[strings.Index(u.callback, "/api/"):]
+	body := must(jsonText(map[string]string{"___V": "is " + password}))(t)
+	for _, w := range []*world{one, two} {
+		w.post(strings.TrimSuffix(path, "callback")+"variables", u.token, "application/json", body).wants(t, "variables", 204)
+	}
+	two.post(path, u.token, "application/json", must(jsonText(map[string]any{"variables": map[string]string{"X": password}}))(t)).wants(t, "callback", 202)
+	u.exit(0)
+	r := one.ends(id, waybill.StatusSucceeded)
+	if x, _ := attempt(t, r, "work", 1).Returned.Get("X"); x.Text() != "***" || variable(r, "___V") != "is ***" {
+		t.Errorf("X is %q and ___V %q", x.Text(), variable(r, "___V"))
+	}
+	one.cleaned(id)
+	for _, w := range []*world{one, two} {
+		noLeak(t, "the server's log", w.Log())
+	}
+	noLeak(t, "the store", one.rows())
+
+	other := must(age.GenerateX25519Identity())(t)
+	two.Stop()
+	if err := two.Launch("WAYBILL_SECRET_KEY=" + other.String()); err != nil {
+		t.Fatal(err)
+	}
+	if err := two.Healthy(); err != nil {
+		t.Fatal(err)
+	}
+	a := two.ask(http.MethodPut, "/api/v1/secrets/db.password", "", strings.NewReader(`{"value":"another one"}`), "Content-Type", "application/json")
+	a.wants(t, "setting with another key", 409, key.Recipient().String(), other.Recipient().String(), "--secret-key-file")
+	if !strings.Contains(two.Log(), "secrets of the store cannot be used") {
+		t.Error("the server does not say that its key does not fit")
+	}
+	list := must(one.Client().Secrets(one.ctx))(t)
+	if len(list.Items) != 2 || list.Items[0].Version != 1 {
+		t.Errorf("secrets are %+v", list.Items)
+	}
+}
+
+// rows is everything that the tables of a PostgreSQL store hold, as text.
+func (w *world) rows() string {
+	w.t.Helper()
+	db := must(pgx.Connect(w.ctx, w.Store()))(w.t)
+	defer db.Close(w.ctx)
+	tables := must(pgx.CollectRows(must(db.Query(w.ctx, "SELECT quote_ident(tablename) FROM pg_tables WHERE schemaname = current_schema()"))(w.t), pgx.RowTo[string]))(w.t)
+	var b strings.Builder
+	for _, name := range tables {
+		for _, row := range must(pgx.CollectRows(must(db.Query(w.ctx, "SELECT x::text FROM "+name+" x"))(w.t), pgx.RowTo[string]))(w.t) {
+			b.WriteString(row + "\n")
+			// Bytes are shown in hexadecimal.
+			for _, field := range strings.Split(row, "\\x")[1:] {
+				end := strings.IndexFunc(field, func(r rune) bool { return !strings.ContainsRune("0123456789abcdef", r) })
+				if end < 0 {
+					end = len(field)
+				}
+				if raw, err := hex.DecodeString(field[:end]); err == nil {
+					b.Write(raw)
+					b.WriteByte('\n')
+				}
+			}
+		}
+	}
+	if !strings.Contains(b.String(), "db.password") || len(tables) < 5 {
+		w.t.Fatalf("the store cannot be looked at: %v", tables)
+	}
+	return b.String()
 }
