@@ -26,7 +26,7 @@ type part struct {
 // parts are in the order in which they are shown. Those that share a server are
 // measured one after another on it.
 var parts = [][]part{
-	{{"idle", idleMemory}, {"latency", latency}, {"chain", chain}, {"sustained", sustained}},
+	{{"idle", idleMemory}, {"latency", latency}, {"chain", chain}, {"matrix", matrix}, {"sustained", sustained}},
 	{{"loss", loss}},
 	{{"recovery", recovery}},
 	{{"backlog", backlog}},
@@ -215,6 +215,60 @@ func chain(ctx context.Context, srv *server, s *sheet) error {
 		walls = append(walls, d.FinishedAt.Sub(began))
 	}
 	s.add("chain of 100 steps", walls.at(.5)/1000, "s", atMost(1.5), "median of %d; 100 bare processes in a row: %s s", n, number(bares.at(.5)/1000))
+	return nil
+}
+
+// matrixCells is how many cells the wide pipeline has.
+const matrixCells = 1000
+
+// matrix compares the steps of a matrix, eight at once, with as many runs of one step.
+// Overhead is what is left when the bare program's share is taken away.
+func matrix(ctx context.Context, srv *server, s *sheet) error {
+	n := 3
+	if srv.o.quick {
+		n = 1
+	}
+	var steps, singles, bares []float64
+	for range n {
+		rate, err := bareRate(ctx, 8, 2*time.Second)
+		if err != nil {
+			return err
+		}
+		bares = append(bares, 1000/rate)
+		run, err := srv.StartRun(ctx, "wide", client.StartRun{}, "")
+		if err != nil {
+			return err
+		}
+		var d client.Run
+		for d.FinishedAt.IsZero() {
+			if err := pause(ctx, 100*time.Millisecond); err != nil {
+				return err
+			}
+			if err := srv.FollowEvents(ctx, run.ID, "", func(client.Record) error { return nil }); err != nil {
+				return err
+			}
+			full, err := srv.Run(ctx, run.ID)
+			if err != nil {
+				return err
+			}
+			d = client.Run{Status: full.Status, Error: full.Error, StartedAt: full.StartedAt, FinishedAt: full.FinishedAt}
+		}
+		if d.Status != "succeeded" {
+			return fmt.Errorf("run %s has %s: %s", run.ID, d.Status, d.Error)
+		}
+		steps = append(steps, ms(d.FinishedAt.Sub(d.StartedAt))/matrixCells)
+		began := time.Now()
+		if _, _, err := srv.starts(ctx, "one", matrixCells, 8, nil); err != nil {
+			return err
+		}
+		if err := srv.drained(ctx, 2*time.Minute); err != nil {
+			return err
+		}
+		singles = append(singles, ms(time.Since(began))/matrixCells)
+	}
+	step, single, bare := median(steps), median(singles), median(bares)
+	s.add("matrix, per step", step, "ms", bar{}, "%d cells, 8 at once, median of %d; a one-step run takes %s ms, the bare program %s ms", matrixCells, n, number(single), number(bare))
+	s.add("matrix, overhead against one-step runs", (step-bare)/(single-bare), "×", atMost(2), "without the bare program's share of each")
 	return nil
 }
 

@@ -91,8 +91,13 @@ func (s *server) project() error {
 	for i := range chainSteps {
 		fmt.Fprintf(&chain, "  - {name: s%d, run: %s}\n", i+1, args(program...))
 	}
+	cells := make([]string, matrixCells)
+	for i := range cells {
+		cells[i] = strconv.Itoa(i)
+	}
 	files := map[string]string{
 		"waybill.yaml":        "name: loadtest\n",
+		"pipelines/wide.yaml": "name: wide\non: {http: {}}\nsteps:\n  - {name: only, matrix: {values: {n: [" + strings.Join(cells, ", ") + "]}, max_parallel: 8}, run: " + args(program...) + "}\n",
 		"pipelines/one.yaml":  "name: one\non: {http: {}}\nsteps:\n  - {name: only, run: " + args(program...) + "}\n",
 		"pipelines/gate.yaml": "name: gate\non: {http: {}}\nsteps:\n  - {name: only, run: " + args("sh", "-c", `cat "$0" 2>/dev/null; exit 0`, s.path("gate")) + "}\n",
 		// Units stand before the gate without using the processor, until it is opened.
