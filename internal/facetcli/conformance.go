@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -46,7 +47,6 @@ when this program was made.`,
 			if err != nil {
 				return err
 			}
-			defer os.RemoveAll(dir)
 			c.dir = dir
 			return c.run(cmd, engine, config, only, verbose)
 		},
@@ -56,7 +56,7 @@ when this program was made.`,
 	f.StringVar(&url, "url", "", "`URL` of the server, for postgres and opensearch")
 	f.StringVar(&prefix, "prefix", "waybill_conformance_", "what the names of indexes made for the test begin with")
 	f.IntVar(&checks, "checks", 0, "random histories to try (default: some)")
-	f.StringVar(&only, "run", "", "only parts whose name contains this")
+	f.StringVar(&only, "run", "", "only parts whose name matches this")
 	f.BoolVar(&verbose, "verbose", false, "tell of each part")
 	return cmd
 }
@@ -147,29 +147,37 @@ func (c *conformance) remember(x facet.Index, name string) {
 	c.names[x] = name
 }
 
-// run runs the suite as "go test" would.
+// run runs the suite as "go test" would, and ends the process as it does: with 1 if
+// something failed.
 func (c *conformance) run(cmd *cobra.Command, engine string, config facettest.Config, only string, verbose bool) error {
 	if flag.Lookup("test.v") == nil {
 		testing.Init()
 	}
-	args := []string{}
+	args := []string{"-rapid.nofailfile"} // no folder is left where the command was called
 	if verbose {
 		args = append(args, "-test.v")
 	}
 	if only != "" {
-		args = append(args, "-test.run=/"+only)
+		args = append(args, "-test.run=^"+engine+"$/"+only)
 	}
-	// The suite's way of remembering failures is a folder where it stands.
-	args = append(args, "-rapid.nofailfile")
 	if err := flag.CommandLine.Parse(args); err != nil {
 		return err
 	}
-	ok := testing.RunTests(func(pattern, name string) (bool, error) {
-		return strings.Contains(name, pattern), nil
-	}, []testing.InternalTest{{Name: engine, F: func(t *testing.T) { facettest.Run(t, config) }}})
-	if !ok {
-		return fmt.Errorf("the engine %s does not pass the suite", engine)
+	suite := func(t *testing.T) {
+		t.Cleanup(func() {
+			if err := os.RemoveAll(c.dir); err != nil {
+				t.Error(err)
+			}
+			verdict := "passes"
+			if t.Failed() {
+				verdict = "does not pass"
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "the engine %s %s the suite\n", engine, verdict)
+		})
+		facettest.Run(t, config)
 	}
-	_, err := fmt.Fprintf(cmd.OutOrStdout(), "the engine %s passes the suite\n", engine)
-	return err
+	testing.Main(func(pattern, name string) (bool, error) {
+		return regexp.MatchString(pattern, name)
+	}, []testing.InternalTest{{Name: engine, F: suite}}, nil, nil)
+	return nil // testing.Main does not return
 }
