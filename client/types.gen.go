@@ -191,6 +191,9 @@ type BucketList struct {
 
 	// NextCursor The cursor of the next page; null on the last.
 	NextCursor NextCursor `json:"next_cursor"`
+
+	// Watched Those whose objects come from elsewhere.
+	Watched []WatchedBucket `json:"watched,omitempty,omitzero"`
 }
 
 // Callback What the unit reported.
@@ -256,6 +259,9 @@ type DeliveryList struct {
 type Event struct {
 	// Data Any JSON. Stored content is the object {"$file": {"sha256", "size", "name", "text"}}.
 	Data Value `json:"data,omitempty,omitzero"`
+
+	// Headers Of a message of another system's queue.
+	Headers map[string]string `json:"headers,omitempty,omitzero"`
 
 	// Hops Arrivals that led to this one, itself included.
 	Hops    int       `json:"hops,omitempty,omitzero"`
@@ -792,6 +798,17 @@ type SlotList struct {
 	NextCursor NextCursor `json:"next_cursor"`
 }
 
+// Source A queue of another system.
+type Source = waybill.Source
+
+// SourceList defines model for SourceList.
+type SourceList struct {
+	Items []Source `json:"items"`
+
+	// NextCursor The cursor of the next page; null on the last.
+	NextCursor NextCursor `json:"next_cursor"`
+}
+
 // SourceProblem defines model for SourceProblem.
 type SourceProblem struct {
 	Column int    `json:"column,omitempty,omitzero"`
@@ -909,6 +926,12 @@ type Version struct {
 	Platform string `json:"platform"`
 	Version  string `json:"version"`
 }
+
+// WatchProblem defines model for WatchProblem.
+type WatchProblem = waybill.WatchProblem
+
+// WatchedBucket A folder or a bucket of an object store whose objects become objects here.
+type WatchedBucket = waybill.WatchedBucket
 
 // AttemptNumber defines model for AttemptNumber.
 type AttemptNumber = int

@@ -243,6 +243,7 @@ func (s *Server) openStore(ctx context.Context) error {
 	st, err := openStore(ctx, s.c.Store, s.data, s.log)
 	if err == nil {
 		s.store = s.observer.open(fault.Store(st), st)
+		s.ops.store = st
 	}
 	return err
 }
@@ -386,6 +387,7 @@ func (s *Server) work(ctx context.Context) error {
 	s.background.Go(func() { s.watchFolder(bg) })
 	s.http.SetReady(httpd.Services{
 		Runs: s.engine, Callbacks: s.engine, Pipelines: s.project, Objects: objects, Queues: admin, Tokens: tokens, Secrets: s.kept,
+		Watches: s.watches, Sources: s.intake,
 		Events: s.triggers.events, Schedules: s.triggers.schedules, Folder: projectFolder{s}, Schemas: FileSchema,
 		Operations: s.ops, Dumps: admin,
 		Stats: s.observer.stats, Notifications: s.observer.notifier, Metrics: s.observer.handler,

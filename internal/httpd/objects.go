@@ -19,7 +19,11 @@ func (a api) ListBuckets(w http.ResponseWriter, r *http.Request) {
 		if err != nil {
 			return err
 		}
-		return a.reply(w, r, http.StatusOK, openapi.BucketList{Items: list(names)})
+		watched, err := v.Watches.WatchedBuckets(r.Context())
+		if err != nil {
+			return err
+		}
+		return a.reply(w, r, http.StatusOK, openapi.BucketList{Items: list(names), Watched: watched})
 	})
 }
 

@@ -73,6 +73,9 @@ var operations = map[string]operation{
 	"POST /api/v1/runs/{run}/steps/{step}/attempts/{attempt}/variables": {id: "setAttemptVariables", need: waybill.RoleUnit, unit: unitOwn, action: "attempt.variables", quiet: true},
 
 	"GET /api/v1/buckets":                           {id: "listBuckets", need: waybill.RoleViewer},
+	"GET /api/v1/buckets/{bucket}":                  {id: "getWatchedBucket", need: waybill.RoleViewer},
+	"POST /api/v1/buckets/{bucket}/scan":            {id: "scanBucket", need: waybill.RoleOperator, action: "bucket.scan"},
+	"GET /api/v1/sources":                           {id: "listSources", need: waybill.RoleViewer},
 	"GET /api/v1/buckets/{bucket}/objects":          {id: "listObjects", need: waybill.RoleViewer, unit: unitAny},
 	"PUT /api/v1/buckets/{bucket}/objects/{key}":    {id: "putObject", need: waybill.RoleOperator, unit: unitAny, action: "object.put", quiet: true},
 	"GET /api/v1/buckets/{bucket}/objects/{key}":    {id: "getObject", need: waybill.RoleViewer, unit: unitAny},

@@ -37,6 +37,8 @@ type Services struct {
 	Events        waybill.Events
 	Schedules     waybill.Schedules
 	Folder        waybill.Folder
+	Watches       waybill.Watches
+	Sources       waybill.Sources
 	Schemas       func(kind string) ([]byte, error) // JSON Schema of a kind of file; KindNotFound
 }
 

@@ -287,7 +287,12 @@ func TestObjects(t *testing.T) {
 	b := setup(t, func(o *httpd.Options) { o.Limits.Object = 100 })
 	const o = "/api/v1/buckets/inbox/objects"
 	b.steps([]step{
-		{name: "no buckets", method: "GET", path: "/api/v1/buckets", status: 200, want: []string{`"items":[]`}},
+		{name: "no buckets", method: "GET", path: "/api/v1/buckets", status: 200, want: []string{`"items":[]`, `"watched":[{`, `"url":"file:///srv/inbox"`}},
+		{name: "watched bucket", method: "GET", path: "/api/v1/buckets/inbox", status: 200, want: []string{`"reason":"empty"`, `"told":true`, `"answered":0`}},
+		{name: "bucket that is not watched", method: "GET", path: "/api/v1/buckets/outbox", status: 404, want: []string{`"kind":"not_found"`}},
+		{name: "scan a bucket", method: "POST", path: "/api/v1/buckets/inbox/scan", status: 202, want: []string{`"asked":1`}, audits: []string{"bucket.scan inbox ok"}},
+		{name: "scan nothing", method: "POST", path: "/api/v1/buckets/outbox/scan", status: 404, audits: []string{"bucket.scan outbox not_found"}},
+		{name: "sources", method: "GET", path: "/api/v1/sources", status: 200, want: []string{`"kind":"rabbitmq"`, `"duplicates":1`, `"error":"the broker has no queue orders"`}},
 		{name: "put", method: "PUT", path: o + "/a/b%20c/d.csv", body: "x,y\n", headers: []string{"Content-Type: text/csv"}, status: 201, want: []string{`"key":"a/b c/d.csv"`, `"size":4`, `"created_by":"local"`}},
 		{name: "put a percent sign", method: "PUT", path: o + "/100%2525", body: "p", status: 201, want: []string{`"key":"100%25"`}},
 		{name: "get", method: "GET", path: o + "/a/b%20c/d.csv", status: 200, want: []string{"x,y\n"}, header: "Content-Type: text/csv"},

@@ -88,7 +88,7 @@ func status(s waybill.Status) waybill.Status {
 }
 
 func wireEvent(e waybill.Event) openapi.Event {
-	out := openapi.Event{ID: e.ID, Type: e.Type, Source: e.Source, Subject: e.Subject, Time: e.Time, Data: waybill.Value(e.Data), Traceparent: e.Traceparent, Hops: e.Hops}
+	out := openapi.Event{ID: e.ID, Type: e.Type, Source: e.Source, Subject: e.Subject, Time: e.Time, Data: waybill.Value(e.Data), Headers: e.Headers, Traceparent: e.Traceparent, Hops: e.Hops}
 	if e.Object != nil {
 		out.Object = wireObject(*e.Object)
 	}

@@ -48,6 +48,7 @@ type World struct {
 	secrets   map[string]string // secret → token id
 	Audits    []waybill.AuditRecord
 	Rules     map[string]waybill.Notification
+	asked     int64 // scans of a watched bucket
 	Filter    waybill.RunFilter         // of the last list of runs
 	Kept      map[string]waybill.Secret // what may be known of secrets
 	// Fail makes every method return this error.
@@ -95,7 +96,7 @@ func New(now func() time.Time) *World {
 
 // Services are the world as a server wants it.
 func (w *World) Services() httpd.Services {
-	return httpd.Services{Runs: runs{w}, Callbacks: callbacks{w}, Pipelines: pipelines{w}, Objects: objects{w}, Queues: queues{w}, Tokens: tokens{w}, Operations: operations{w}, Dumps: dumps{w}, Secrets: kept{w},
+	return httpd.Services{Runs: runs{w}, Callbacks: callbacks{w}, Pipelines: pipelines{w}, Objects: objects{w}, Queues: queues{w}, Tokens: tokens{w}, Operations: operations{w}, Dumps: dumps{w}, Secrets: kept{w}, Watches: watches{w}, Sources: sources{w},
 		Folder: folder{w}, Schemas: schemas, Stats: stats{w}, Notifications: notifications{w}, Metrics: http.HandlerFunc(metrics)}
 }
 

@@ -197,6 +197,9 @@ type BucketList struct {
 
 	// NextCursor The cursor of the next page; null on the last.
 	NextCursor NextCursor `json:"next_cursor"`
+
+	// Watched Those whose objects come from elsewhere.
+	Watched []WatchedBucket `json:"watched,omitempty,omitzero"`
 }
 
 // Callback What the unit reported.
@@ -262,6 +265,9 @@ type DeliveryList struct {
 type Event struct {
 	// Data Any JSON. Stored content is the object {"$file": {"sha256", "size", "name", "text"}}.
 	Data Value `json:"data,omitempty,omitzero"`
+
+	// Headers Of a message of another system's queue.
+	Headers map[string]string `json:"headers,omitempty,omitzero"`
 
 	// Hops Arrivals that led to this one, itself included.
 	Hops    int       `json:"hops,omitempty,omitzero"`
@@ -798,6 +804,17 @@ type SlotList struct {
 	NextCursor NextCursor `json:"next_cursor"`
 }
 
+// Source A queue of another system.
+type Source = waybill.Source
+
+// SourceList defines model for SourceList.
+type SourceList struct {
+	Items []Source `json:"items"`
+
+	// NextCursor The cursor of the next page; null on the last.
+	NextCursor NextCursor `json:"next_cursor"`
+}
+
 // SourceProblem defines model for SourceProblem.
 type SourceProblem struct {
 	Column int    `json:"column,omitempty,omitzero"`
@@ -915,6 +932,12 @@ type Version struct {
 	Platform string `json:"platform"`
 	Version  string `json:"version"`
 }
+
+// WatchProblem defines model for WatchProblem.
+type WatchProblem = waybill.WatchProblem
+
+// WatchedBucket A folder or a bucket of an object store whose objects become objects here.
+type WatchedBucket = waybill.WatchedBucket
 
 // AttemptNumber defines model for AttemptNumber.
 type AttemptNumber = int
@@ -1245,6 +1268,9 @@ type ServerInterface interface {
 	// ListBuckets List buckets by name
 	// (GET /api/v1/buckets)
 	ListBuckets(w http.ResponseWriter, r *http.Request)
+	// GetWatchedBucket Show how a watched bucket fares, and what was not taken
+	// (GET /api/v1/buckets/{bucket})
+	GetWatchedBucket(w http.ResponseWriter, r *http.Request, bucket BucketName)
 	// ListObjects List current versions by key
 	// (GET /api/v1/buckets/{bucket}/objects)
 	ListObjects(w http.ResponseWriter, r *http.Request, bucket BucketName, params ListObjectsParams)
@@ -1260,6 +1286,9 @@ type ServerInterface interface {
 	// PutObject Store a new version
 	// (PUT /api/v1/buckets/{bucket}/objects/{key})
 	PutObject(w http.ResponseWriter, r *http.Request, bucket BucketName, key ObjectKey, params PutObjectParams)
+	// ScanBucket List a watched bucket now
+	// (POST /api/v1/buckets/{bucket}/scan)
+	ScanBucket(w http.ResponseWriter, r *http.Request, bucket BucketName)
 	// GetDoctor Look at all parts of the server
 	// (GET /api/v1/doctor)
 	GetDoctor(w http.ResponseWriter, r *http.Request, params GetDoctorParams)
@@ -1401,6 +1430,9 @@ type ServerInterface interface {
 	// ListSlots List the slots that runs hold, by key
 	// (GET /api/v1/slots)
 	ListSlots(w http.ResponseWriter, r *http.Request, params ListSlotsParams)
+	// ListSources List the queues of other systems that messages are taken from
+	// (GET /api/v1/sources)
+	ListSources(w http.ResponseWriter, r *http.Request)
 	// GetRunStats Count runs by day
 	// (GET /api/v1/stats/runs)
 	GetRunStats(w http.ResponseWriter, r *http.Request, params GetRunStatsParams)
@@ -1530,6 +1562,32 @@ func (siw *ServerInterfaceWrapper) ListBuckets(w http.ResponseWriter, r *http.Re
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ListBuckets(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetWatchedBucket operation middleware
+func (siw *ServerInterfaceWrapper) GetWatchedBucket(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "bucket" -------------
+	var bucket BucketName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "bucket", r.PathValue("bucket"), &bucket, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "bucket", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetWatchedBucket(w, r, bucket)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -1813,6 +1871,32 @@ func (siw *ServerInterfaceWrapper) PutObject(w http.ResponseWriter, r *http.Requ
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.PutObject(w, r, bucket, key, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ScanBucket operation middleware
+func (siw *ServerInterfaceWrapper) ScanBucket(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "bucket" -------------
+	var bucket BucketName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "bucket", r.PathValue("bucket"), &bucket, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "bucket", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ScanBucket(w, r, bucket)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -3553,6 +3637,20 @@ func (siw *ServerInterfaceWrapper) ListSlots(w http.ResponseWriter, r *http.Requ
 	handler.ServeHTTP(w, r)
 }
 
+// ListSources operation middleware
+func (siw *ServerInterfaceWrapper) ListSources(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListSources(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // GetRunStats operation middleware
 func (siw *ServerInterfaceWrapper) GetRunStats(w http.ResponseWriter, r *http.Request) {
 
@@ -3858,11 +3956,13 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/audit", wrapper.ListAuditRecords)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/backup", wrapper.CreateBackup)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/buckets", wrapper.ListBuckets)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/buckets/{bucket}", wrapper.GetWatchedBucket)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/buckets/{bucket}/objects", wrapper.ListObjects)
 	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/api/v1/buckets/{bucket}/objects/{key}", wrapper.DeleteObject)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/buckets/{bucket}/objects/{key}", wrapper.GetObject)
 	m.HandleFunc(http.MethodHead+" "+options.BaseURL+"/api/v1/buckets/{bucket}/objects/{key}", wrapper.HeadObject)
 	m.HandleFunc(http.MethodPut+" "+options.BaseURL+"/api/v1/buckets/{bucket}/objects/{key}", wrapper.PutObject)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/buckets/{bucket}/scan", wrapper.ScanBucket)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/doctor", wrapper.GetDoctor)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/events", wrapper.PublishEvents)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/hooks/{pipeline}", wrapper.CallHook)
@@ -3910,6 +4010,7 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodPut+" "+options.BaseURL+"/api/v1/secrets/{name}", wrapper.SetSecret)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/secrets/rekey", wrapper.RekeySecrets)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/slots", wrapper.ListSlots)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/sources", wrapper.ListSources)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/stats/runs", wrapper.GetRunStats)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/tokens", wrapper.ListTokens)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/tokens", wrapper.CreateToken)
