@@ -156,6 +156,16 @@ func restored(t *testing.T, of *harness.Server, data string, args ...string) (ur
 	return url, stop
 }
 
+// at is a client of the server at a URL.
+func at(t *testing.T, s *harness.Server, url string) *client.Client {
+	t.Helper()
+	c, err := client.New(client.Options{Server: url, HTTP: &http.Client{Transport: s.Transport()}, RetryFor: 30 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
 // load starts runs until it is stopped, and remembers those that were accepted.
 type load struct {
 	mu   sync.Mutex
@@ -364,7 +374,7 @@ func TestBackupUnderLoad(t *testing.T) {
 					t.Errorf("a second restore into the same folder: %v\n%s", err, out)
 				}
 				url, stop := restored(t, s, data, up...)
-				rc := s.NewClient(client.Options{Server: url})
+				rc := at(t, s, url)
 				same(t, rc, was)
 				for _, id := range quick {
 					if got := logOf(t, rc, id); got != "log of "+id+"\n" {
@@ -381,7 +391,7 @@ func TestBackupUnderLoad(t *testing.T) {
 				finish(t, rc, open.ID)
 				r, err := rc.Run(t.Context(), open.ID)
 				if err != nil || len(r.Attempts) < 3 {
-					t.Errorf("the open run has %d attempts, %v; want one lost and two more", len(r.Attempts), err)
+					t.Errorf("the open run has %d attempts, %v; want one lost and two more: %+v", len(r.Attempts), err, r.Attempts)
 				}
 				out := run(t, s.Command("--server", url, "doctor"))
 				for _, want := range []string{"store.engine", "blobs.content", "all "} {

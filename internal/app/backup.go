@@ -32,6 +32,7 @@ const (
 // operations implements waybill.Operations for a running server.
 type operations struct {
 	s       *Server
+	store   store.Store // as it was opened; the server's own counts what it does
 	backing sync.Mutex // held while a backup is made
 	// sweeping is held by a sweep, and by a backup: what a snapshot refers to must
 	// not go before it was saved.
@@ -52,7 +53,7 @@ func (o *operations) Backup(ctx context.Context, opt waybill.BackupOptions, w io
 	o.sweeping.Lock()
 	defer o.sweeping.Unlock()
 	s := o.s
-	src := &backupSource{data: s.data, store: s.store, blobs: s.blobs, version: s.c.Version.Version, log: s.log, opt: opt}
+	src := &backupSource{data: s.data, store: o.store, blobs: s.blobs, version: s.c.Version.Version, log: s.log, opt: opt}
 	if opt.Project {
 		src.project = s.c.Project
 	}

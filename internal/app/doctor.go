@@ -31,7 +31,7 @@ const sampled = 50
 // Doctor implements waybill.Operations.
 func (o *operations) Doctor(ctx context.Context, deep bool) ([]waybill.Finding, error) {
 	s := o.s
-	e := examination{ctx: ctx, deep: deep, data: s.data.path, store: s.store, blobs: s.blobs, log: s.log}
+	e := examination{ctx: ctx, deep: deep, data: s.data.path, store: o.store, blobs: s.blobs, log: s.log}
 	e.machine(s.begun)
 	e.content()
 	e.secrets(func() error { return s.kept.Check(ctx) })
