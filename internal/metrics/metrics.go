@@ -46,6 +46,7 @@ type Metrics struct {
 	known     []Definition
 	pipelines *names
 	words     *names // reasons, topics and the like
+	triggers  *names // types of events, which anybody may make up
 
 	accepted, started, ended, stepsEnded, attempts, callbacks, cleanups, orphans *prometheus.CounterVec
 	messages, expiries, commitErrors, unitErrors, spans                          *prometheus.CounterVec
@@ -59,7 +60,7 @@ func New(o Options) *Metrics {
 	if o.Pipelines <= 0 {
 		o.Pipelines = 100
 	}
-	m := &Metrics{registry: prometheus.NewRegistry(), pipelines: newNames(o.Pipelines), words: newNames(200)}
+	m := &Metrics{registry: prometheus.NewRegistry(), pipelines: newNames(o.Pipelines), words: newNames(200), triggers: newNames(50)}
 	define := func(name, kind string, labels ...string) {
 		m.known = append(m.known, Definition{"waybill_" + name, kind, labels, false})
 	}

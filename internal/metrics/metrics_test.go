@@ -216,6 +216,10 @@ func TestNamesAreBounded(t *testing.T) {
 		w.run(fmt.Sprintf("p%d", i), "http", waybill.StatusSucceeded, 0, time.Second)
 	}
 	w.wants(`waybill_runs_started_total{pipeline="p2"} 1`, `waybill_runs_started_total{pipeline="other"} 7`)
+	for i := range 60 {
+		w.run("p0", fmt.Sprintf("com.example.%d", i), waybill.StatusSucceeded, 0, time.Second)
+	}
+	w.wants(`waybill_runs_accepted_total{pipeline="p0",trigger="other"} 11`)
 	w.m.LimitPipelines(4)
 	w.run("p9", "http", waybill.StatusSucceeded, 0, time.Second)
 	w.wants(`waybill_runs_started_total{pipeline="p9"} 1`)

@@ -122,7 +122,7 @@ func (m *Metrics) committed(c *store.Commit) {
 			if !row(c, "run", run, &r) {
 				continue
 			}
-			trigger := m.words.of(r.Event.Type)
+			trigger := m.triggers.of(r.Event.Type)
 			m.accepted.WithLabelValues(m.pipelines.of(r.Pipeline), trigger).Inc()
 			if r.Of == "" && !r.Event.Time.IsZero() { // a repeated run has the event of the first
 				m.triggerLag.WithLabelValues(trigger).Observe(max(0, r.CreatedAt.Sub(r.Event.Time).Seconds()))

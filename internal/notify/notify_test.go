@@ -251,8 +251,8 @@ func TestFailedRun(t *testing.T) {
 	if ct := head.Get("Content-Type"); !strings.HasPrefix(ct, "application/cloudevents+json") {
 		t.Errorf("content type %s", ct)
 	}
-	if head.Get("Waybill-Event-Id") != e.ID || len(e.ID) != 32 {
-		t.Errorf("id %q in the header, %q in the body", head.Get("Waybill-Event-Id"), e.ID)
+	if head.Get("Waybill-Delivery") != e.ID || len(e.ID) != 32 {
+		t.Errorf("id %q in the header, %q in the body", head.Get("Waybill-Delivery"), e.ID)
 	}
 	if head.Get("Authorization") != "Bearer k3y" {
 		t.Errorf("header with a secret is %q", head.Get("Authorization"))

@@ -72,7 +72,8 @@ func (n *Notifier) post(ctx context.Context, w waybill.NotifyWebhook, e Event) e
 	}
 	req.Header.Set("Content-Type", "application/cloudevents+json; charset=utf-8")
 	req.Header.Set("User-Agent", "waybill")
-	req.Header.Set("Waybill-Event-Id", e.ID)
+	req.Header.Set("Waybill-Delivery", e.ID) // those of our own webhooks: one server may tell another
+	req.Header.Set("Waybill-Event", e.Type)
 	if w.Secret != "" {
 		secret, err := n.expand(ctx, w.Secret)
 		if err != nil {
