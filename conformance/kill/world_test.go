@@ -27,7 +27,7 @@ say() { echo "$WAYBILL_RUN $WAYBILL_STEP $WAYBILL_ATTEMPT $$ $1" >>"{{dir}}/effe
 say start
 for f in * .[!.]*; do [ ! -e "$f" ] || say dirty; done
 echo x >left
-done=___DONE_$WAYBILL_STEP=$WAYBILL_ATTEMPT
+done=___DONE_$(echo "$WAYBILL_STEP" | tr . _)=$WAYBILL_ATTEMPT
 case $1 in
 slow) sleep "$2" ;;
 flaky) if [ "$WAYBILL_ATTEMPT" -le "$2" ]; then say end; exit 7; fi ;;
@@ -90,6 +90,44 @@ steps:
   - {name: a, run: [./unit.sh, slow, "600"]}
   - {name: b, run: [./unit.sh, quick]}
 `,
+	"pipelines/wide.yaml": `name: wide
+on: {http: {}}
+steps:
+  - {name: a, matrix: {values: {n: [1, 2, 3, 4, 5]}, max_parallel: 2, fail_fast: false}, run: [./unit.sh, flaky, "${{ matrix.n == 2 ? 1 : 0 }}"], retry: {max: 1, backoff: 30ms}}
+  - {name: b, run: [./unit.sh, quick]}
+`,
+	"pipelines/handled.yaml": `name: handled
+on: {http: {}}
+steps:
+  - {name: a, run: [./unit.sh, fail]}
+  - {name: b, run: [./unit.sh, quick]}
+on_failure: [{name: f, run: [./unit.sh, quick]}]
+always:
+  - {name: t, run: [./unit.sh, quick]}
+  - {name: u, run: [./unit.sh, quick]}
+`,
+	"pipelines/outer.yaml": `name: outer
+on: {http: {}}
+steps:
+  - {name: i, runner: pipeline, with: {pipeline: inner}}
+  - {name: b, run: [./unit.sh, quick]}
+`,
+	"pipelines/inner.yaml": `name: inner
+on: {http: {}}
+steps: [{name: a, run: [./unit.sh, quick]}]
+`,
+	"pipelines/gated.yaml": `name: gated
+on: {http: {}}
+steps:
+  - {name: g, runner: approval, with: {expires: 1h, form: {___ANSWER: {type: string, required: true}}}}
+  - {name: w, runner: wait, with: {for: 200ms}}
+  - {name: b, run: [./unit.sh, quick]}
+`,
+	"pipelines/line.yaml": `name: line
+on: {http: {}}
+concurrency: {limit: 1}
+steps: [{name: a, run: [./unit.sh, slow, "0.1"]}, {name: b, run: [./unit.sh, quick]}]
+`,
 	"pipelines/intake.yaml": `name: intake
 on: {object: {bucket: inbox, match: "*.csv"}}
 steps:
@@ -110,6 +148,7 @@ type plan struct {
 	steps  map[string]waybill.Status // those that begin
 	tries  map[string]int            // attempts of a step; 1 when absent
 	vars   []string                  // besides ___DONE_<step> of what succeeds
+	silent []string                  // steps without a unit
 }
 
 func succeeds(needs map[string][]string) plan {
@@ -138,6 +177,27 @@ func plans() map[string]plan {
 	}
 	with := func(name string, f func(*plan)) { p := m[name]; f(&p); m[name] = p }
 	with("flaky", func(p *plan) { p.tries = map[string]int{"a": 3} })
+	m["wide"] = plan{
+		status: waybill.StatusSucceeded, needs: map[string][]string{"b": nil}, tries: map[string]int{"a.1": 2},
+		steps: map[string]waybill.Status{"b": waybill.StatusSucceeded},
+	}
+	for i := range 5 {
+		cell := fmt.Sprintf("a.%d", i)
+		m["wide"].needs["b"] = append(m["wide"].needs["b"], cell)
+		m["wide"].steps[cell] = waybill.StatusSucceeded
+	}
+	m["handled"] = plan{
+		status: waybill.StatusFailed, needs: map[string][]string{"a": nil, "b": {"a"}, "f": nil, "t": {"f"}, "u": {"t"}},
+		steps: map[string]waybill.Status{
+			"a": waybill.StatusFailed, "f": waybill.StatusSucceeded, "t": waybill.StatusSucceeded, "u": waybill.StatusSucceeded,
+		},
+	}
+	m["outer"] = succeeds(map[string][]string{"i": nil, "b": nil})
+	m["inner"] = succeeds(map[string][]string{"a": nil})
+	m["gated"] = succeeds(map[string][]string{"g": nil, "w": nil, "b": nil})
+	m["line"] = succeeds(two)
+	with("outer", func(p *plan) { p.silent, p.vars = []string{"i"}, []string{"___DONE_a"} })
+	with("gated", func(p *plan) { p.silent, p.vars = []string{"g", "w"}, []string{"___ANSWER"} })
 	with("report", func(p *plan) { p.vars = []string{"___REPORT", "___SET"} })
 	with("intake", func(p *plan) { p.vars = []string{"___CONTENT"} })
 	return m
@@ -178,9 +238,11 @@ type load struct{ starts, objects int }
 func (w *world) submit(ctx context.Context, l load) {
 	rng := rand.New(rand.NewPCG(w.seed, 1))
 	var jobs []func(*rand.Rand)
-	names := []string{"chain", "report", "graph", "flaky", "report", "failing", "slow", "stuck"}
+	names := []string{
+		"chain", "report", "graph", "wide", "flaky", "gated", "report", "line", "failing", "outer", "slow", "handled", "stuck", "line",
+	}
 	for i := range l.starts {
-		name := names[i%len(names)]
+		name := names[(i+int(w.seed)*5)%len(names)]
 		key := fmt.Sprintf("%s-%d", name, i)
 		w.pipeline[key] = name
 		jobs = append(jobs, func(r *rand.Rand) { w.start(ctx, r, name, key) })
@@ -246,10 +308,38 @@ func (w *world) start(ctx context.Context, r *rand.Rand, name, key string) {
 	}
 	w.runs[key] = run.ID
 	w.mu.Unlock()
+	if name == "gated" {
+		w.answer(ctx, r, run.ID)
+	}
 	if name == "stuck" {
 		pause(ctx, time.Duration(r.IntN(600))*time.Millisecond)
 		w.again(ctx, r, "cancel "+key, func(c *client.Client) error {
 			_, err := c.CancelRun(ctx, run.ID, "enough")
+			return err
+		})
+	}
+}
+
+// answer approves what a run asks, once it asks.
+func (w *world) answer(ctx context.Context, r *rand.Rand, run string) {
+	in := client.Answer{Decision: "approved"}
+	in.Values.Set("___ANSWER", waybill.StringValue("yes"))
+	asked := false
+	for ctx.Err() == nil && !asked {
+		if !w.again(ctx, r, "look at "+run, func(c *client.Client) error {
+			d, err := c.Run(ctx, run)
+			for _, a := range d.Attempts {
+				asked = asked || a.Approval != nil
+			}
+			return err
+		}) {
+			return
+		}
+		pause(ctx, 30*time.Millisecond)
+	}
+	for range 1 + r.IntN(2) { // some tell it twice
+		w.again(ctx, r, "approve "+run, func(c *client.Client) error {
+			_, err := c.AnswerApproval(ctx, run, "g", in)
 			return err
 		})
 	}

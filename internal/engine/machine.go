@@ -355,6 +355,7 @@ func (s *state) nextCells(d *decision, p *pipeline.Step, st *waybill.Step, now t
 		c.Next++
 		c.Running++
 		cell.Status, cell.StartedAt = waybill.StatusRunning, now
+		d.note(now, "step.started", map[string]any{"step": cell.Name})
 		d.touch(st)
 		if c.Next > 1 { // the first ones are in the list already
 			d.touch(cell)
