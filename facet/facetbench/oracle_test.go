@@ -9,7 +9,7 @@ import (
 // something else.
 func TestQueriesFindWhatTheyAreMeantToFind(t *testing.T) {
 	t.Parallel()
-	const n = PlanDocuments / 2
+	const n = PlanDocuments
 	plan := NewPlan()
 	o := NewOracle(plan)
 	for d := range Documents(n) {
