@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -299,5 +300,67 @@ func TestQueueDumpAndFeed(t *testing.T) {
 	res.Body.Close()
 	if res.StatusCode != http.StatusForbidden {
 		t.Errorf("a dump for an operator: %d", res.StatusCode)
+	}
+}
+
+// A server that stands still for a minute while another one takes over its work
+// writes nothing about it when it goes on, and makes no unit a second time.
+func TestFA28_LongPause(t *testing.T) {
+	t.Parallel()
+	pause, args := 12*time.Second, []string{"--lease", "2s"}
+	if full {
+		pause, args = time.Minute, nil
+	}
+	files := map[string]string{
+		"pipelines/note.yaml": "name: note\non: {http: {}}\nsteps:\n  - {name: one, run: [./note.sh]}\n  - {name: two, run: [./note.sh]}\n",
+		"note.sh":             "#!/bin/sh\necho $WAYBILL_RUN/$WAYBILL_STEP/$WAYBILL_ATTEMPT >> {{dir}}/made\nsleep 1\n",
+	}
+	one := harness.New(t, harness.Options{Store: "postgres", Project: files, Args: args})
+	two := one.Sibling()
+	c := two.Client()
+	var ids []string
+	begin := func(s *harness.Server, n int) {
+		for range n {
+			r, err := s.Client().StartRun(t.Context(), "note", client.StartRun{}, "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			ids = append(ids, r.ID)
+		}
+	}
+	begin(one, 8)
+	harness.Until(t, soon, "the first server has units", func() error {
+		if len(one.Units()) == 0 {
+			return fmt.Errorf("none")
+		}
+		return nil
+	})
+	one.Signal(syscall.SIGSTOP)
+	stood := time.Now()
+	begin(two, 4)
+	harness.Until(t, pause+soon, "the pause is over", func() error {
+		if left := pause - time.Since(stood); left > 0 {
+			return fmt.Errorf("%v are left", left)
+		}
+		return nil
+	})
+	finish(t, c, ids...) // without the first server
+	one.Signal(syscall.SIGCONT)
+	begin(one, 2)
+	finish(t, one.Client(), ids...)
+	was := finished(t, c)
+	same(t, c, was)
+	same(t, one.Client(), was)
+	made := map[string]int{}
+	for _, line := range strings.Fields(read(t, filepath.Join(one.Dir(), "made"))) {
+		made[line]++
+	}
+	for attempt, n := range made {
+		if n != 1 {
+			t.Errorf("attempt %s was made %d times", attempt, n)
+		}
+	}
+	if len(made) < 2*len(ids) {
+		t.Errorf("%d attempts of %d steps were made", len(made), 2*len(ids))
 	}
 }
