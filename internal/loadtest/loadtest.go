@@ -63,7 +63,7 @@ It fails when a figure misses its bar. Other load on the machine counts, so the 
 loaded the machine was.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	top.AddCommand(runsCommand(d), storeCommand(d))
+	top.AddCommand(runsCommand(d), storeCommand(d), schedulesCommand(d))
 	return top
 }
 
@@ -105,6 +105,18 @@ func storeCommand(d Deps) *cobra.Command {
 		Long: `Measure the store alone. A step is one durable commit that changes a row by its revision, writes
 an event, finishes a message and sends the next one.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return measure(cmd, &o, stores) },
+	}
+	common(cmd, &o)
+	return cmd
+}
+
+func schedulesCommand(d Deps) *cobra.Command {
+	o := options{Deps: d, callers: 1, seconds: 60}
+	cmd := &cobra.Command{
+		Use: "schedules", Short: "Measure schedules: how late they fire, what it costs to wait", Args: cobra.NoArgs,
+		Long: `Measure 10,000 hourly schedules, spread evenly over the hour, on servers of its own: how late their
+nominal times fire, and how busy the server is while they wait.`,
+		RunE: func(cmd *cobra.Command, _ []string) error { return measure(cmd, &o, schedules) },
 	}
 	common(cmd, &o)
 	return cmd

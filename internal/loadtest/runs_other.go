@@ -13,3 +13,7 @@ func partNames() []string { return nil }
 func runs(context.Context, *options, *sheet) error {
 	return waybill.E(waybill.KindInvalid, "processes are run on Linux only")
 }
+
+func schedules(context.Context, *options, *sheet) error {
+	return waybill.E(waybill.KindInvalid, "servers are measured on Linux only")
+}
