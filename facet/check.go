@@ -23,8 +23,26 @@ func (s Schema) CheckBatch(b Batch, l Limits) error {
 			return err
 		}
 	}
-	for i := range b.Put {
-		if err := s.checkDoc(&b.Put[i], l); err != nil {
+	return s.checkDocs(b.Put, l)
+}
+
+// checkDocs returns the error of the first document that has one. Many documents are checked by two goroutines.
+func (s Schema) checkDocs(docs []Doc, l Limits) error {
+	if half := len(docs) / 2; half >= 128 {
+		rest := make(chan error, 1)
+		go func() { rest <- s.checkSome(docs[half:], l) }()
+		err := s.checkSome(docs[:half], l)
+		if err2 := <-rest; err == nil {
+			err = err2
+		}
+		return err
+	}
+	return s.checkSome(docs, l)
+}
+
+func (s Schema) checkSome(docs []Doc, l Limits) error {
+	for i := range docs {
+		if err := s.checkDoc(&docs[i], l); err != nil {
 			return err
 		}
 	}

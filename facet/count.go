@@ -123,7 +123,7 @@ func (s *search) countCost(k int, set *docset, field int) float64 {
 	case ps.n == p.live || ps.n == 0:
 		return cost
 	case col.Group() >= 0:
-		return cost + min(float64(len(p.r.Runs(col.Group())))*costRun, float64(n)*costCount*3)
+		return cost + min(float64(len(p.r.Runs(col.Group()))), float64(n))*costCount
 	case col.Rows() == 0:
 		return cost + float64(n)*(2+float64(col.Total())/float64(max(p.n, 1))*costCount)
 	}
@@ -240,13 +240,14 @@ func (s *search) countSet(p *part, ps *partset, fields []int, counts [][]uint32,
 			continue
 		}
 		runs := p.r.Runs(g)
-		if float64(ps.n)*costCount*3 < float64(len(runs))*costRun/4 {
-			byDoc = append(byDoc, target{col, rows, i})
-			s.explain(step{stage: "facet", part: p, target: name, plan: "column", why: fmt.Sprintf("few documents against %d runs%s", len(runs), note), docs: ps.n, cost: float64(ps.n) * costCount * 3})
-			continue
-		}
 		lr := &ps.runs[g]
-		lr.once.Do(func() { lr.counts = segment.CountInRuns(runs, p.n, bits, nil) })
+		lr.once.Do(func() {
+			if float64(ps.n)*costCount*4 < float64(len(runs))*costRun {
+				lr.counts = segment.CountRunsOf(runs, bits, ps.n)
+			} else {
+				lr.counts = segment.CountInRuns(runs, p.n, bits)
+			}
+		})
 		col.CountRuns(lr.counts, rows)
 		if !col.Single() {
 			col.IDsOfRows(rows, counts[i])

@@ -35,7 +35,7 @@ func TestEveryPlan(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	rnd := rand.New(rand.NewPCG(seed, 1))
-	for i := range campaign(8, 300) {
+	for i := range campaign(5, 300) {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
 			facet.TakeEveryPlan(t, rnd)
 			facettest.RunRandom(t, facettest.Config{Checks: 25, New: func(t testing.TB, s facet.Schema) facet.Index {

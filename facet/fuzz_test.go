@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"testing"
@@ -158,8 +159,14 @@ func FuzzDecode(f *testing.F) {
 
 // FuzzQuery asks an engine what the bytes make of it, and compares with the definition.
 func FuzzQuery(f *testing.F) {
-	f.Add([]byte{0})
-	f.Add(bytes.Repeat([]byte{1, 2, 3, 5, 8, 13, 21, 34}, 64))
+	rnd := rand.New(rand.NewPCG(1, 2))
+	for range 4 {
+		choices := make([]byte, 1<<16)
+		for i := range choices {
+			choices[i] = byte(rnd.Uint32())
+		}
+		f.Add(choices)
+	}
 	f.Fuzz(rapid.MakeFuzz(func(t *rapid.T) {
 		s := facettest.Schemas().Draw(t, "schema")
 		dir, err := os.MkdirTemp("", "facet-fuzz-")

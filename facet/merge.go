@@ -25,23 +25,22 @@ func (e *Engine) wakeMerger() {
 	}
 }
 
-// waitForMerges holds up writers that are faster than merging.
+// waitForMerges holds up writers that are faster than merging, until a merge has ended, well or not.
 func (e *Engine) waitForMerges(ctx context.Context) error {
-	for {
-		e.mu.Lock()
-		n, merged := len(e.cur.parts), e.merged
-		e.mu.Unlock()
-		if n < stallParts {
-			return nil
-		}
-		select {
-		case <-merged:
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-e.background.Done():
-			return nil
-		}
+	e.mu.Lock()
+	n, merged := len(e.cur.parts), e.merged
+	e.mu.Unlock()
+	if n < stallParts {
+		return nil
 	}
+	e.wakeMerger()
+	select {
+	case <-merged:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-e.background.Done():
+	}
+	return nil
 }
 
 func (e *Engine) mergeLoop() {
@@ -56,15 +55,14 @@ func (e *Engine) mergeLoop() {
 			if err != nil && e.background.Err() == nil {
 				e.report(fmt.Errorf("facet: merging: %w", err))
 			}
+			e.mu.Lock()
+			close(e.merged)
+			e.merged = make(chan struct{})
+			e.mu.Unlock()
 			if err != nil || !again {
 				break
 			}
 		}
-		// Whoever waits sees for itself whether it helped; after an error it writes on rather than hanging.
-		e.mu.Lock()
-		close(e.merged)
-		e.merged = make(chan struct{})
-		e.mu.Unlock()
 	}
 }
 

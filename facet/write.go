@@ -123,6 +123,8 @@ func (e *Engine) buildPart(man *manifest, docs []Doc, last map[string]int) func(
 	go func() {
 		defer close(ready)
 		b := segment.NewBuilder(e.fields)
+		b.Aside()
+		defer b.Stop() // where Write is not reached
 		for i := range docs {
 			if last[docs[i].ID] == i {
 				e.schema.addDoc(b, &docs[i])

@@ -35,6 +35,8 @@ type Builder struct {
 	versions []int64
 	sources  sourceWriter
 	bytes    int
+	aside    chan []byte   // sources on their way to a goroutine that compresses them
+	done     chan struct{} // closed when it has ended
 }
 
 type colBuilder struct {
@@ -57,6 +59,27 @@ func NewBuilder(fields []Field) *Builder {
 		b.cols[i].single = !fields[i].Multi
 	}
 	return b
+}
+
+// Aside makes the builder compress sources on a goroutine of its own. Sources that Doc is given must then
+// not change until Write or Stop, one of which has to be called.
+func (b *Builder) Aside() {
+	aside, done := make(chan []byte, 64), make(chan struct{})
+	b.aside, b.done = aside, done
+	go func() {
+		defer close(done)
+		for s := range aside {
+			b.sources.add(s)
+		}
+	}()
+}
+
+// Stop ends the goroutine of Aside, if there is one. No more documents can be added.
+func (b *Builder) Stop() {
+	if b.aside != nil {
+		close(b.aside)
+		b.aside = nil
+	}
 }
 
 // Len returns the number of documents.
@@ -131,7 +154,7 @@ func (b *Builder) U128(field int, x, y uint64) {
 	c.add(id)
 }
 
-// Doc ends a document. Fields without value have null. The source is copied.
+// Doc ends a document. Fields without value have null. The source is copied, unless Aside was called.
 func (b *Builder) Doc(id string, version int64, source []byte) {
 	for i := range b.cols {
 		c := &b.cols[i]
@@ -142,7 +165,11 @@ func (b *Builder) Doc(id string, version int64, source []byte) {
 	}
 	b.ids = append(b.ids, strings.Clone(id))
 	b.versions = append(b.versions, version)
-	b.sources.add(source)
+	if b.aside != nil {
+		b.aside <- source
+	} else {
+		b.sources.add(source)
+	}
 	b.bytes += len(id) + 24 + 4*len(b.cols)
 }
 
@@ -152,7 +179,7 @@ func (b *Builder) IDs() []string { return b.ids }
 // Write writes the segment. The builder is of no use afterwards.
 func (b *Builder) Write(w io.Writer, workers int) (Info, error) {
 	n := len(b.ids)
-	b.sources.close()
+	b.Stop()
 	changes := make([]Bits, len(b.cols))
 	cols := make([]column, len(b.cols))
 	if n > Tune.SmallDocs {
@@ -167,7 +194,13 @@ func (b *Builder) Write(w io.Writer, workers int) (Info, error) {
 		cols[i] = b.cols[i].column()
 		b.cols[i] = colBuilder{}
 		return b.fields[i].Dict, nd, keys, cols[i], b.fields[i].Words
-	}, func(w *writer) { writeIDs(w, b.ids) }, b.versions, func(w *writer) { b.sources.write(w) })
+	}, func(w *writer) { writeIDs(w, b.ids) }, b.versions, func(w *writer) {
+		if b.done != nil {
+			<-b.done
+		}
+		b.sources.close()
+		b.sources.write(w)
+	})
 }
 
 func (c *colBuilder) column() column {

@@ -131,16 +131,8 @@ func (c *Column) LeastOfRows() []uint32 {
 	return table
 }
 
-// CountDocs adds 1 to the row of each document.
+// CountDocs adds 1 to the row of each document. The column is in no group.
 func (c *Column) CountDocs(docs []uint32, rows []uint32) {
-	if c.group >= 0 {
-		run := 0
-		for _, d := range docs {
-			run = c.seek(run, d)
-			rows[c.at(run)]++
-		}
-		return
-	}
 	switch {
 	case c.c8 != nil:
 		countRows(c.c8, docs, rows)
@@ -152,8 +144,9 @@ func (c *Column) CountDocs(docs []uint32, rows []uint32) {
 }
 
 // seek returns the run of a document that is not before run number from.
-func (c *Column) seek(from int, doc uint32) int {
-	r := c.runs
+func (c *Column) seek(from int, doc uint32) int { return seek(c.runs, from, doc) }
+
+func seek(r []uint32, from int, doc uint32) int {
 	if from+1 >= len(r) || r[from+1] > doc {
 		return from
 	}
@@ -245,10 +238,8 @@ func (c *Column) IDsOfRows(rows, ids []uint32) {
 }
 
 // CountInRuns counts the documents of a set in each run of a group; runs without are left out.
-func CountInRuns(runs []uint32, n int, set Bits, counts []RunCount) []RunCount {
-	if counts == nil {
-		counts = make([]RunCount, 0, len(runs))
-	}
+func CountInRuns(runs []uint32, n int, set Bits) []RunCount {
+	counts := make([]RunCount, 0, len(runs))
 	// before is how many documents of the set come before a place: counted word by word, once.
 	word, before := 0, 0
 	upTo := func(end int) int {
@@ -270,6 +261,23 @@ func CountInRuns(runs []uint32, n int, set Bits, counts []RunCount) []RunCount {
 		if at > last {
 			counts = append(counts, RunCount{uint32(i), uint32(at - last)})
 			last = at
+		}
+	}
+	return counts
+}
+
+// CountRunsOf is CountInRuns for a set of few documents.
+func CountRunsOf(runs []uint32, set Bits, size int) []RunCount {
+	counts := make([]RunCount, 0, min(size, len(runs)))
+	run := 0
+	for w, word := range set {
+		for ; word != 0; word &= word - 1 {
+			run = seek(runs, run, uint32(w)<<6+uint32(bits.TrailingZeros64(word)))
+			if k := len(counts); k > 0 && counts[k-1].Run == uint32(run) {
+				counts[k-1].Docs++
+			} else {
+				counts = append(counts, RunCount{uint32(run), 1})
+			}
 		}
 	}
 	return counts
