@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -48,6 +47,10 @@ func (s *Source) Connect(ctx context.Context) (source.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	if _, err := amqp.ParseURI(url); err != nil {
+		// What the parser says shows the URL, which holds credentials.
+		return nil, waybill.E(waybill.KindInvalid, "its URL cannot be read, want amqp://USER:PASSWORD@HOST:PORT/VHOST")
+	}
 	conn, err := amqp.DialConfig(url, amqp.Config{
 		Heartbeat: heartbeat, Dial: amqp.DefaultDial(dialTimeout),
 		Properties: amqp.Table{"product": "waybill", "connection_name": "waybill " + s.o.Queue},
@@ -62,8 +65,7 @@ func (s *Source) Connect(ctx context.Context) (source.Conn, error) {
 	return c, nil
 }
 
-// kind gives an error of the broker its kind. Errors of the URL are told without
-// it, as it holds credentials.
+// kind gives an error of the broker its kind.
 func (s *Source) kind(err error) error {
 	if err == nil {
 		return nil
@@ -83,10 +85,6 @@ func (s *Source) kind(err error) error {
 			k = waybill.KindForbidden
 		}
 		return waybill.E(k, "RabbitMQ: %s", e.Reason)
-	}
-	var u interface{ Timeout() bool }
-	if strings.Contains(err.Error(), "AMQP scheme") || strings.HasPrefix(err.Error(), "parse ") && !errors.As(err, &u) {
-		return waybill.E(waybill.KindInvalid, "its URL cannot be read, want amqp://USER:PASSWORD@HOST:PORT/VHOST")
 	}
 	return waybill.E(waybill.KindUnavailable, "RabbitMQ: %w", err)
 }
