@@ -5,5 +5,5 @@ import "embed"
 
 // Files is the project folder.
 //
-//go:embed waybill.yaml pipelines bin README.md
+//go:embed waybill.yaml pipelines tests bin README.md
 var Files embed.FS

@@ -150,6 +150,7 @@ func sortedKeys(m map[string]any) []string {
 func (p *Project) note(ctx context.Context, r waybill.Reloaded) {
 	p.mu.Lock()
 	same := slices.Equal(p.wrong, r.Problems) && slices.Equal(p.restart, r.Restart)
+	mended := len(p.wrong) > 0 && len(r.Problems) == 0
 	p.wrong, p.restart = r.Problems, r.Restart
 	p.mu.Unlock()
 	changed := len(r.Applied)+len(r.Retired)+len(r.Settings) > 0
@@ -160,8 +161,8 @@ func (p *Project) note(ctx context.Context, r waybill.Reloaded) {
 		for _, x := range r.Problems {
 			p.log.Error("project file with a mistake; what it held before stays", "file", x.File, "line", x.Line, "column", x.Column, "problem", x.Msg, "hint", x.Hint)
 		}
-		if len(r.Problems) == 0 {
-			p.log.Info("project folder without mistakes")
+		if mended {
+			p.log.Info("no mistakes in the project folder any more")
 		}
 		if len(r.Restart) > 0 {
 			p.log.Warn("settings changed that need a restart", "settings", r.Restart)
