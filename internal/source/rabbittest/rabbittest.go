@@ -72,8 +72,18 @@ func Start(t *testing.T) *Node {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	cmd := exec.CommandContext(ctx, program)
 	epmd := strconv.Itoa(ports[2])
+	// The node would start one that stays for ever.
+	names := exec.CommandContext(ctx, "epmd", "-address", "127.0.0.1", "-port", epmd)
+	if err := names.Start(); err != nil {
+		cancel()
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cancel()
+		_ = names.Wait() // it was killed
+	})
+	cmd := exec.CommandContext(ctx, program)
 	cmd.Env = []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "LANG=C.UTF-8", "ERL_EPMD_PORT=" + epmd, "ERL_EPMD_ADDRESS=127.0.0.1",
 		fmt.Sprintf("RABBITMQ_NODENAME=waybill%d@localhost", ports[0]), fmt.Sprintf("RABBITMQ_DIST_PORT=%d", ports[1]),
@@ -93,9 +103,6 @@ func Start(t *testing.T) *Node {
 		end(cmd)
 		cancel()
 		_ = cmd.Wait() // it was killed
-		kill := exec.Command("epmd", "-port", epmd, "-kill")
-		kill.Env = append(os.Environ(), "ERL_EPMD_PORT="+epmd)
-		_ = kill.Run() // it may not have started
 		_ = log.Close()
 	})
 	n := &Node{URL: fmt.Sprintf("amqp://guest:guest@127.0.0.1:%d/", ports[0]), Port: ports[0]}
