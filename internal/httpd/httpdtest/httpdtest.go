@@ -48,9 +48,11 @@ type World struct {
 	secrets   map[string]string // secret → token id
 	Audits    []waybill.AuditRecord
 	Rules     map[string]waybill.Notification
-	asked     int64 // scans of a watched bucket
+	asked     int64                     // scans of a watched bucket
 	Filter    waybill.RunFilter         // of the last list of runs
 	Kept      map[string]waybill.Secret // what may be known of secrets
+	Delivered map[string]bool           // ids of events
+	PausedBy  string                    // who paused the schedule of hello
 	// Fail makes every method return this error.
 	Fail error
 }
@@ -97,7 +99,8 @@ func New(now func() time.Time) *World {
 // Services are the world as a server wants it.
 func (w *World) Services() httpd.Services {
 	return httpd.Services{Runs: runs{w}, Callbacks: callbacks{w}, Pipelines: pipelines{w}, Objects: objects{w}, Queues: queues{w}, Tokens: tokens{w}, Operations: operations{w}, Dumps: dumps{w}, Secrets: kept{w}, Watches: watches{w}, Sources: sources{w},
-		Folder: folder{w}, Schemas: schemas, Stats: stats{w}, Notifications: notifications{w}, Metrics: http.HandlerFunc(metrics)}
+		Folder: folder{w}, Schemas: schemas, Stats: stats{w}, Notifications: notifications{w}, Metrics: http.HandlerFunc(metrics),
+		Events: events{w}, Schedules: schedules{w}}
 }
 
 // Do runs f while nobody else uses the world.
