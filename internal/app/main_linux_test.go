@@ -18,6 +18,7 @@ import (
 
 	"github.com/waybill-run/waybill/client"
 	"github.com/waybill-run/waybill/internal/runner/process"
+	"github.com/waybill-run/waybill/internal/store/postgres/pgtest"
 )
 
 // TestMain lets the test binary be the supervisor of a server's processes, too,
@@ -34,6 +35,7 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	}
 	code := m.Run()
+	pgtest.Stop()
 	if code == 0 {
 		if err := goleak.Find(); err != nil {
 			fmt.Fprintf(os.Stderr, "servers that were stopped left goroutines: %v\n", err)

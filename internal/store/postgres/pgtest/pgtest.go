@@ -36,12 +36,19 @@ var (
 // started. Call it from TestMain.
 func Main(m *testing.M) {
 	code := m.Run()
+	Stop()
+	os.Exit(code)
+}
+
+// Stop stops the server, if one was started. It is for packages whose TestMain does
+// more than Main.
+func Stop() {
 	mu.Lock()
+	defer mu.Unlock()
 	if running != nil {
 		running.stop()
+		running = nil
 	}
-	mu.Unlock()
-	os.Exit(code)
 }
 
 // DSN returns the URL of a new, empty schema, which is dropped when the test
