@@ -106,7 +106,7 @@ func doubts(path string) []client.SourceProblem {
 	var out []client.SourceProblem
 	for _, plan := range plans {
 		for _, p := range plan.Warnings {
-			out = append(out, client.SourceProblem{Msg: p.Msg, File: p.File, Line: p.Line, Column: p.Column, Hint: p.Hint})
+			out = append(out, client.SourceProblem{Msg: p.Msg, File: p.File, Line: p.Line, Column: p.Column, Hint: p.Hint, Warning: true})
 		}
 		for _, r := range plan.Secrets() {
 			out = append(out, client.SourceProblem{

@@ -38,7 +38,8 @@ type Deps struct {
 	// folder. It returns what is wrong with them; err is for a path that cannot be
 	// read.
 	Validate func(path string) (problems []client.SourceProblem, err error)
-	// Doubts returns what is not wrong in them and may yet be. Nil has none.
+	// Doubts returns what is not wrong in them and may yet be: warnings, and what only a
+	// server knows. Nil has none.
 	Doubts func(path string) []client.SourceProblem
 	// OpenTokens opens the tokens in the data folder of a server that is stopped.
 	OpenTokens func(ctx context.Context, data string) (waybill.Tokens, io.Closer, error)

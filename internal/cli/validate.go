@@ -18,6 +18,7 @@ type validated struct {
 	OK       bool                   `json:"ok"`
 	Problems []client.SourceProblem `json:"problems"`
 	Warnings []client.SourceProblem `json:"warnings"`
+	Notes    []client.SourceProblem `json:"notes"` // what cannot be known here
 }
 
 func (a *app) pipelineValidateCmd() *cobra.Command {
@@ -35,7 +36,7 @@ of what is allowed and probably not meant. Without arguments the current folder 
 			if len(args) == 0 {
 				args = []string{"."}
 			}
-			v := validated{Problems: []client.SourceProblem{}, Warnings: []client.SourceProblem{}}
+			v := validated{Problems: []client.SourceProblem{}, Warnings: []client.SourceProblem{}, Notes: []client.SourceProblem{}}
 			for _, path := range args {
 				problems, err := a.Validate(path)
 				if err != nil {
@@ -43,7 +44,13 @@ of what is allowed and probably not meant. Without arguments the current folder 
 				}
 				v.Problems = append(v.Problems, problems...)
 				if a.Doubts != nil {
-					v.Warnings = append(v.Warnings, a.Doubts(path)...)
+					for _, p := range a.Doubts(path) {
+						if p.Warning {
+							v.Warnings = append(v.Warnings, p)
+						} else {
+							v.Notes = append(v.Notes, p)
+						}
+					}
 				}
 			}
 			v.OK = len(v.Problems) == 0 && (!strict || len(v.Warnings) == 0)
@@ -53,6 +60,9 @@ of what is allowed and probably not meant. Without arguments the current folder 
 				}
 				for _, p := range v.Warnings {
 					fmt.Fprintln(w, "warning: "+problemLine(p))
+				}
+				for _, p := range v.Notes {
+					fmt.Fprintln(w, "note: "+problemLine(p))
 				}
 				if v.OK {
 					fmt.Fprintln(w, "ok")
