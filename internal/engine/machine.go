@@ -705,7 +705,13 @@ func (s *state) cancel(d *decision, c cancelInput, now time.Time) {
 	d.note(now, "run.canceling", map[string]any{"by": c.by, "reason": c.reason, "force": c.force})
 	for _, p := range s.plan.Steps {
 		st := s.steps[p.Name]
-		if st == nil || st.Status.Terminal() || !s.closed(p.Group) {
+		if st == nil || st.Status.Terminal() {
+			continue
+		}
+		if !s.closed(p.Group) { // a step of always, which a pause may have held up
+			if st.Cells != nil {
+				s.nextCells(d, p, st, now)
+			}
 			continue
 		}
 		if st.Cells == nil {

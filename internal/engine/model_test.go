@@ -246,54 +246,58 @@ func (m *model) reload() {
 // out of order, with cancels, pauses and restarts, and checks the invariants of the
 // machine after every input.
 func TestMachineModel(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		text := randomPlan(t)
-		m := &model{t: t, s: newState(parse(t, text)), open: map[string]int{}}
-		var past []input
-		m.take(input{start: true})
-		for i := 0; i < 120 && !m.s.run.Status.Terminal(); i++ {
-			switch rapid.IntRange(0, 24).Draw(t, "what") {
-			case 0:
-				m.take(input{cancel: &cancelInput{by: "somebody", force: rapid.Bool().Draw(t, "force")}})
-			case 1:
-				m.take(input{start: true})
-			case 2:
-				if len(past) > 0 {
-					m.take(past[rapid.IntRange(0, len(past)-1).Draw(t, "which")])
-				}
-			case 3:
-				m.take(input{pause: &pauseInput{by: "somebody"}})
-			case 4, 5:
-				m.take(input{pause: &pauseInput{}})
-			case 6, 7:
-				m.reload()
-			default:
-				keys := make([]string, 0, len(m.open))
-				for k := range m.open {
-					keys = append(keys, k)
-				}
-				if len(keys) == 0 {
-					if m.s.run.Paused != "" {
-						m.take(input{pause: &pauseInput{}})
-					}
-					continue
-				}
-				slices.Sort(keys)
-				k := keys[rapid.IntRange(0, len(keys)-1).Draw(t, "attempt")]
-				status := rapid.SampledFrom([]waybill.Status{
-					waybill.StatusSucceeded, waybill.StatusSucceeded, waybill.StatusSucceeded, waybill.StatusSucceeded, waybill.StatusFailed,
-					waybill.StatusTimedOut, waybill.StatusLost, waybill.StatusCanceled,
-				}).Draw(t, "status")
-				of, _, _ := strings.Cut(k, ".")
-				st := m.s.steps[of]
-				if status == waybill.StatusCanceled && m.s.run.CancelBy == "" && (st.Cells == nil || st.Cells.First == "") {
-					status = waybill.StatusFailed
-				}
-				in := input{ended: &waybill.Attempt{Run: "r", Step: k, Number: m.open[k], Phase: waybill.PhaseTerminal, Status: status, Error: "because"}}
-				delete(m.open, k)
-				past = append(past, in)
-				m.take(in)
+	for range 10 { // a thousand plans; rare interleavings want many
+		rapid.Check(t, modelled)
+	}
+}
+
+func modelled(t *rapid.T) {
+	text := randomPlan(t)
+	m := &model{t: t, s: newState(parse(t, text)), open: map[string]int{}}
+	var past []input
+	m.take(input{start: true})
+	for i := 0; i < 120 && !m.s.run.Status.Terminal(); i++ {
+		switch rapid.IntRange(0, 24).Draw(t, "what") {
+		case 0:
+			m.take(input{cancel: &cancelInput{by: "somebody", force: rapid.Bool().Draw(t, "force")}})
+		case 1:
+			m.take(input{start: true})
+		case 2:
+			if len(past) > 0 {
+				m.take(past[rapid.IntRange(0, len(past)-1).Draw(t, "which")])
 			}
+		case 3:
+			m.take(input{pause: &pauseInput{by: "somebody"}})
+		case 4, 5:
+			m.take(input{pause: &pauseInput{}})
+		case 6, 7:
+			m.reload()
+		default:
+			keys := make([]string, 0, len(m.open))
+			for k := range m.open {
+				keys = append(keys, k)
+			}
+			if len(keys) == 0 {
+				if m.s.run.Paused != "" {
+					m.take(input{pause: &pauseInput{}})
+				}
+				continue
+			}
+			slices.Sort(keys)
+			k := keys[rapid.IntRange(0, len(keys)-1).Draw(t, "attempt")]
+			status := rapid.SampledFrom([]waybill.Status{
+				waybill.StatusSucceeded, waybill.StatusSucceeded, waybill.StatusSucceeded, waybill.StatusSucceeded, waybill.StatusFailed,
+				waybill.StatusTimedOut, waybill.StatusLost, waybill.StatusCanceled,
+			}).Draw(t, "status")
+			of, _, _ := strings.Cut(k, ".")
+			st := m.s.steps[of]
+			if status == waybill.StatusCanceled && m.s.run.CancelBy == "" && (st.Cells == nil || st.Cells.First == "") {
+				status = waybill.StatusFailed
+			}
+			in := input{ended: &waybill.Attempt{Run: "r", Step: k, Number: m.open[k], Phase: waybill.PhaseTerminal, Status: status, Error: "because"}}
+			delete(m.open, k)
+			past = append(past, in)
+			m.take(in)
 		}
-	})
+	}
 }
