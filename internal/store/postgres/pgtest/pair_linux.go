@@ -55,6 +55,10 @@ func newPair(t testing.TB, sync bool) (*Pair, error) {
 	if err != nil {
 		return nil, err
 	}
+	// What is on the path may be links to a few of the programs.
+	if real, err := filepath.EvalSymlinks(filepath.Join(bin, "postgres")); err == nil {
+		bin = filepath.Dir(real)
+	}
 	attr, uid, gid, err := unprivileged()
 	if err != nil {
 		return nil, err
