@@ -254,7 +254,7 @@ func gapWords(x cron.Explanation) string {
 
 // minutes spells gaps in the unit that they are compared in.
 func minutes(d time.Duration) string {
-	if d%time.Minute == 0 {
+	if d%time.Minute == 0 && d > time.Minute {
 		return fmt.Sprintf("%d minutes", d/time.Minute)
 	}
 	return cron.Spell(d)

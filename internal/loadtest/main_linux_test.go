@@ -107,6 +107,27 @@ func TestRunsAreMeasured(t *testing.T) {
 	}
 }
 
+func TestSchedulesAreMeasured(t *testing.T) {
+	_, out, errs := command(t.Context(), t, "loadtest", "schedules", "--seconds", "4", "-o", "json")
+	var r loadtest.Report
+	if err := json.Unmarshal([]byte(out), &r); err != nil {
+		t.Fatalf("%v: %s\n%s", err, out, errs)
+	}
+	got := map[string]float64{}
+	for _, f := range r.Figures {
+		got[f.Name] = f.Value
+	}
+	for _, want := range []string{"deciding: late p99", "firing: late p99", "memory with schedules"} {
+		if !(got[want] > 0) {
+			t.Errorf("figure %q is %v\n%s", want, got[want], errs)
+		}
+	}
+	// In so short a time the kernel may not have counted any of it.
+	if cpu, ok := got["idle CPU"]; !ok || cpu > 50 {
+		t.Errorf("idle CPU %v, there %v", cpu, ok)
+	}
+}
+
 func TestInterruptedLoadTestLeavesNothing(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
