@@ -1,0 +1,442 @@
+package waybill
+
+import (
+	"context"
+	"time"
+)
+
+// Stage is a part of the way of a change from its source to a cluster.
+type Stage string
+
+// The stages, in the order of the way. A flow without a repository of configuration
+// has no config stage: what it builds goes straight into the repository of manifests.
+const (
+	StageBuild    Stage = "build"    // a source commit becomes an image
+	StageConfig   Stage = "config"   // the configuration names the image for a ring
+	StageManifest Stage = "manifest" // manifests are made of the configuration
+	StageSync     Stage = "sync"     // a cluster takes the manifests
+)
+
+// Stages lists every stage once, in order.
+func Stages() []Stage { return []Stage{StageBuild, StageConfig, StageManifest, StageSync} }
+
+// ReportKind says what a report tells of.
+type ReportKind string
+
+// The kinds of report.
+const (
+	// ReportBuild: an image was built. Image (tag or digest); commonly commit, service, run.
+	ReportBuild ReportKind = "build"
+	// ReportConfig: the configuration of a ring names an image. Image, ring, config commit.
+	ReportConfig ReportKind = "config"
+	// ReportManifest: manifests were made. Either of a configuration (config commit or
+	// pull request), or, in a flow without one, of an image for a ring.
+	ReportManifest ReportKind = "manifest"
+	// ReportRun: more about a run that others tell of: its status, the manifest commit
+	// that came out of it. Stage and run.
+	ReportRun ReportKind = "run"
+	// ReportReview: the state of a pull request of the configuration.
+	ReportReview ReportKind = "review"
+	// ReportSync: a cluster has taken a revision of the manifests, or an image.
+	ReportSync ReportKind = "sync"
+	// ReportAttach: a person says that one row (Deployment) belongs to another (Target).
+	ReportAttach ReportKind = "attach"
+)
+
+// ReviewState is the state of a pull request.
+type ReviewState string
+
+// The states of a pull request.
+const (
+	ReviewOpen   ReviewState = "open"
+	ReviewMerged ReviewState = "merged"
+	ReviewClosed ReviewState = "closed" // without being merged
+)
+
+// ClusterState is how far a deployment has come in a cluster.
+type ClusterState string
+
+// The states of a deployment in a cluster.
+const (
+	ClusterPending    ClusterState = "pending"    // the cluster knows of it
+	ClusterApplied    ClusterState = "applied"    // its objects were written; whether they work is not known
+	ClusterHealthy    ClusterState = "healthy"    // it works
+	ClusterFailed     ClusterState = "failed"     // it does not
+	ClusterSuperseded ClusterState = "superseded" // another deployment of the service and ring came after it
+)
+
+// Outcome is the canonical state of a stage, whatever its system calls it: queued,
+// running, succeeded, failed, canceled or skipped; empty when nobody said.
+type Outcome = Status
+
+// DeliveryReport is what a tool, or a person, tells of a delivery. Fields that are not
+// known are left empty: a report never clears what another one said.
+//
+// References are compared without regard to case and surrounding blanks. Commits
+// match by prefix when both have at least seven hexadecimal digits, and else only when
+// they are equal. Repositories match however they are written: with or without
+// credentials, scheme or ".git".
+type DeliveryReport struct {
+	// ID makes repetitions harmless: the first report of a provider with an ID counts.
+	// Without one, a report with the same content as another is a repetition of it.
+	ID       string     `json:"id,omitempty"`
+	Kind     ReportKind `json:"kind"`
+	Provider string     `json:"provider,omitempty"` // "native", "flux", "cdevents", …
+	// Partition separates projects that share a server; references mean nothing across.
+	Partition string `json:"partition,omitempty"`
+	// Time is when it happened; the server's time of receipt when it is zero. Of two
+	// reports that contradict each other the later one counts.
+	Time time.Time `json:"time,omitzero"`
+
+	Stage      Stage     `json:"stage,omitempty"` // with ReportRun
+	Run        string    `json:"run,omitempty"`
+	Attempt    int       `json:"attempt,omitempty"`
+	URL        string    `json:"url,omitempty"` // of the run
+	Status     Outcome   `json:"status,omitempty"`
+	QueuedAt   time.Time `json:"queued_at,omitzero"`
+	FinishedAt time.Time `json:"finished_at,omitzero"`
+
+	Service     string    `json:"service,omitempty"`
+	ImageTag    string    `json:"image_tag,omitempty"`
+	ImageDigest string    `json:"image_digest,omitempty"`
+	Commit      string    `json:"commit,omitempty"` // of the source
+	CommittedAt time.Time `json:"committed_at,omitzero"`
+	SourceRepo  string    `json:"source_repo,omitempty"`
+	BuildRun    string    `json:"build_run,omitempty"` // with ReportConfig: which build, where tags repeat
+
+	Ring           string `json:"ring,omitempty"`
+	ConfigCommit   string `json:"config_commit,omitempty"`
+	ConfigRepo     string `json:"config_repo,omitempty"`
+	PullRequest    string `json:"pull_request,omitempty"` // in ConfigRepo
+	ManifestCommit string `json:"manifest_commit,omitempty"`
+	ManifestRepo   string `json:"manifest_repo,omitempty"`
+
+	Review      ReviewState `json:"review,omitempty"` // with ReportReview
+	MergeCommit string      `json:"merge_commit,omitempty"`
+	ApprovedBy  string      `json:"approved_by,omitempty"`
+	MergedBy    string      `json:"merged_by,omitempty"`
+
+	Cluster      string       `json:"cluster,omitempty"` // with ReportSync
+	ClusterState ClusterState `json:"cluster_state,omitempty"`
+	Message      string       `json:"message,omitempty"`
+
+	// Deployment names the row that the report is about, where its sender knows it.
+	Deployment string `json:"deployment,omitempty"`
+	Target     string `json:"target,omitempty"` // with ReportAttach
+}
+
+// DeliveryEvent is a report as it was taken in. Events are only ever added; the
+// deployments follow from them.
+type DeliveryEvent struct {
+	ID         string         `json:"id"`
+	Seq        int64          `json:"seq"` // place among those of its partition, from 1
+	ReceivedAt time.Time      `json:"received_at"`
+	By         string         `json:"by,omitempty"`
+	Report     DeliveryReport `json:"report"`
+}
+
+// ReportAction is what became of a report.
+type ReportAction string
+
+// The actions.
+const (
+	ActionInserted ReportAction = "inserted" // a new deployment began
+	ActionUpdated  ReportAction = "updated"  // it completed deployments that were there
+	ActionCopied   ReportAction = "copied"   // an image that was known goes to one more ring
+	ActionUnlinked ReportAction = "unlinked" // it belongs to nothing that is known (yet): see the inbox
+	ActionRepeated ReportAction = "repeated" // it was known already
+	ActionNone     ReportAction = "none"     // it was noted and changed no deployment
+)
+
+// ReportResult tells what became of a report.
+type ReportResult struct {
+	Event       string       `json:"event"`
+	Action      ReportAction `json:"action"`
+	Deployments []Deployment `json:"deployments"` // those that it began or changed
+	Warning     string       `json:"warning,omitempty"`
+}
+
+// Kinds of deployment rows.
+const (
+	DeploymentRegular = "deployment"
+	DeploymentManual  = "manual" // the configuration was edited by hand: no image is known
+)
+
+// StageRun is one run of a stage: an attempt at it.
+type StageRun struct {
+	Run        string    `json:"run"`
+	Attempt    int       `json:"attempt,omitempty"`
+	URL        string    `json:"url,omitempty"`
+	Status     Outcome   `json:"status,omitempty"`
+	QueuedAt   time.Time `json:"queued_at,omitzero"`
+	FinishedAt time.Time `json:"finished_at,omitzero"`
+	SeenAt     time.Time `json:"seen_at"` // when it was first told of
+	UpdatedAt  time.Time `json:"updated_at"`
+	// Commit is what came out of it: the manifest commit of this very run.
+	Commit string `json:"commit,omitempty"`
+}
+
+// DeploymentStage is one stage of a deployment. Its runs stand in the order in which
+// they were first told of; the last one counts.
+type DeploymentStage struct {
+	Stage     Stage      `json:"stage"`
+	Status    Outcome    `json:"status,omitempty"`
+	Runs      []StageRun `json:"runs"`
+	UpdatedAt time.Time  `json:"updated_at,omitzero"`
+}
+
+// Last is the run that counts, nil when none is known.
+func (s *DeploymentStage) Last() *StageRun {
+	if s == nil || len(s.Runs) == 0 {
+		return nil
+	}
+	return &s.Runs[len(s.Runs)-1]
+}
+
+// DeploymentReview is the pull request of a deployment.
+type DeploymentReview struct {
+	State       ReviewState `json:"state"`
+	ApprovedBy  string      `json:"approved_by,omitempty"`
+	MergedBy    string      `json:"merged_by,omitempty"`
+	MergeCommit string      `json:"merge_commit,omitempty"`
+	URL         string      `json:"url,omitempty"`
+	UpdatedAt   time.Time   `json:"updated_at"`
+}
+
+// DeploymentCluster is a deployment in one cluster.
+type DeploymentCluster struct {
+	Cluster   string       `json:"cluster"`
+	State     ClusterState `json:"state"`
+	Revision  string       `json:"revision,omitempty"` // what the cluster said it is at
+	Since     time.Time    `json:"since"`              // when it was first told to be there
+	HealthyAt time.Time    `json:"healthy_at,omitzero"`
+	FailedAt  time.Time    `json:"failed_at,omitzero"` // first failure there
+	UpdatedAt time.Time    `json:"updated_at"`
+	Message   string       `json:"message,omitempty"`
+	Match     string       `json:"match"` // how it was found: "commit", "image"
+}
+
+// DeploymentStatus is the state of a deployment as a whole.
+type DeploymentStatus string
+
+// The states of a deployment.
+const (
+	DeploymentComplete   DeploymentStatus = "complete"
+	DeploymentInProgress DeploymentStatus = "in_progress"
+	DeploymentWaiting    DeploymentStatus = "waiting" // for its pull request
+	DeploymentFailed     DeploymentStatus = "failed"
+	DeploymentCanceled   DeploymentStatus = "canceled"
+	DeploymentIncomplete DeploymentStatus = "incomplete"
+)
+
+// DeploymentStatuses lists every state once.
+func DeploymentStatuses() []DeploymentStatus {
+	return []DeploymentStatus{DeploymentComplete, DeploymentInProgress, DeploymentWaiting, DeploymentFailed, DeploymentCanceled, DeploymentIncomplete}
+}
+
+// Deployment is one image on its way to one ring. It is derived: everything in it
+// follows from delivery events.
+type Deployment struct {
+	ID        string   `json:"id"`               // 12 hexadecimal digits
+	Former    []string `json:"former,omitempty"` // ids of rows that turned out to be this one; they find it
+	Partition string   `json:"partition"`
+	Kind      string   `json:"kind"`
+
+	Service        string    `json:"service"`
+	Ring           string    `json:"ring"`
+	Commit         string    `json:"commit,omitempty"`
+	CommittedAt    time.Time `json:"committed_at,omitzero"`
+	SourceRepo     string    `json:"source_repo,omitempty"`
+	ImageTag       string    `json:"image_tag,omitempty"`
+	ImageDigest    string    `json:"image_digest,omitempty"`
+	ConfigCommit   string    `json:"config_commit,omitempty"`
+	ConfigRepo     string    `json:"config_repo,omitempty"`
+	PullRequest    string    `json:"pull_request,omitempty"`
+	ManifestCommit string    `json:"manifest_commit,omitempty"`
+	ManifestRepo   string    `json:"manifest_repo,omitempty"`
+	Direct         bool      `json:"direct,omitempty"` // a flow without a repository of configuration
+
+	Build    *DeploymentStage    `json:"build,omitempty"`
+	Config   *DeploymentStage    `json:"config,omitempty"`
+	Manifest *DeploymentStage    `json:"manifest,omitempty"`
+	Review   *DeploymentReview   `json:"review,omitempty"`
+	Clusters []DeploymentCluster `json:"clusters,omitempty"` // by name
+
+	Status DeploymentStatus `json:"status"`
+	Reason string           `json:"reason"` // why it has that status
+	// Unlinked says why the row is not tied to what it should be, empty when it is.
+	Unlinked string `json:"unlinked,omitempty"`
+
+	CreatedAt time.Time `json:"created_at"` // the first that was heard of it
+	UpdatedAt time.Time `json:"updated_at"` // its last stage's last news
+}
+
+// DisplayService is the service without an owner in front of it.
+func (d *Deployment) DisplayService() string { return DisplayService(d.Service) }
+
+// DeploymentFilter selects deployments. Empty fields select all; those that are given
+// must all be met. Values are compared as references are (see DeliveryReport).
+type DeploymentFilter struct {
+	Partition string
+	ID        string
+	Build     string // run of the build
+	Commit    string // of the source; a prefix of seven or more digits will do
+	ImageTag  string
+	Ring      string
+	Service   string // as stored, or as displayed
+	Kind      string
+	Statuses  []DeploymentStatus // one of these
+	Unlinked  bool               // only those that are not tied to what they should be
+	Since     time.Time          // updated at or after
+	Until     time.Time          // updated before
+
+	Sort   DeploymentSort // empty is by time of update
+	Asc    bool           // oldest (first of the alphabet) first
+	Limit  int            // 1 to 1000; 0 means 50
+	Cursor string
+}
+
+// DeploymentSort is the order of a list of deployments; the id decides among equals.
+type DeploymentSort string
+
+// The orders.
+const (
+	SortUpdated DeploymentSort = "updated"
+	SortCreated DeploymentSort = "created"
+	SortService DeploymentSort = "service"
+	SortRing    DeploymentSort = "ring"
+)
+
+// DeploymentDetail is a deployment and the events that it follows from, oldest first.
+type DeploymentDetail struct {
+	Deployment
+	Events []DeliveryEvent `json:"events"`
+}
+
+// Hop is one line of a trace.
+type Hop struct {
+	Stage  Stage     `json:"stage"`
+	What   string    `json:"what"` // "commit c626394", "image app:1", …
+	Status string    `json:"status,omitempty"`
+	Run    string    `json:"run,omitempty"`
+	URL    string    `json:"url,omitempty"`
+	Time   time.Time `json:"time,omitzero"`
+}
+
+// Trace is the way of one deployment that a reference leads to.
+type Trace struct {
+	Deployment Deployment `json:"deployment"`
+	Found      string     `json:"found"` // what the reference is: "commit", "image_tag", …
+	Hops       []Hop      `json:"hops"`
+}
+
+// MatrixCell is what is of a service in a ring and cluster. Cluster is empty for what
+// the newest manifests of the ring say.
+type MatrixCell struct {
+	Service    string       `json:"service"`
+	Ring       string       `json:"ring"`
+	Cluster    string       `json:"cluster"`
+	Deployment string       `json:"deployment"`
+	ImageTag   string       `json:"image_tag"`
+	State      ClusterState `json:"state"`
+	Since      time.Time    `json:"since"`
+}
+
+// Matrix is what is where. Cells stand in the order of service, ring and cluster.
+type Matrix struct {
+	At    time.Time    `json:"at"`
+	Cells []MatrixCell `json:"cells"`
+}
+
+// RingDifference is a service that is not the same in two rings.
+type RingDifference struct {
+	Service    string `json:"service"`
+	From       string `json:"from,omitempty"` // image tag there; empty: it is not there
+	To         string `json:"to,omitempty"`
+	FromCommit string `json:"from_commit,omitempty"`
+	ToCommit   string `json:"to_commit,omitempty"`
+	SourceRepo string `json:"source_repo,omitempty"`
+	Compare    string `json:"compare,omitempty"` // where the commits between the two are shown
+	// Behind is how many deployments came to the first ring after the one whose image is
+	// in the second; -1 when that image is not known to have been in the first.
+	Behind int `json:"behind"`
+}
+
+// Lag is how far a ring is behind another, for one service.
+type Lag struct {
+	Service string        `json:"service"`
+	Behind  int           `json:"behind"` // as RingDifference.Behind
+	Time    time.Duration `json:"time"`   // since the first deployment that is missing; 0 when none is
+	From    string        `json:"from"`   // newest image tag of the first ring
+	To      string        `json:"to,omitempty"`
+}
+
+// Rollback says what to go back to.
+type Rollback struct {
+	Service        string    `json:"service"`
+	Ring           string    `json:"ring"`
+	Cluster        string    `json:"cluster"`
+	Current        string    `json:"current"`    // deployment
+	Deployment     string    `json:"deployment"` // the last healthy one before it with another image
+	ImageTag       string    `json:"image_tag"`
+	ImageDigest    string    `json:"image_digest,omitempty"`
+	ManifestCommit string    `json:"manifest_commit,omitempty"`
+	HealthyAt      time.Time `json:"healthy_at"`
+	// RolledBack: the current deployment is itself such a return to an earlier image.
+	RolledBack bool `json:"rolled_back,omitempty"`
+}
+
+// UnlinkedItem is an entry of the inbox: something that was reported and belongs to
+// nothing that is known.
+type UnlinkedItem struct {
+	ID         string     `json:"id"` // of a row, or of what waits for one
+	Kind       ReportKind `json:"kind"`
+	Reason     string     `json:"reason"`
+	What       string     `json:"what"`                 // "image app:1 for dev", "run 200"
+	Deployment string     `json:"deployment,omitempty"` // the row it has, if it has one
+	Since      time.Time  `json:"since"`
+}
+
+// Deliveries follows changes from their source to every cluster.
+type Deliveries interface {
+	// Report takes in a report and returns once it is durable, with what it changed.
+	// The same report again changes nothing. KindInvalid: it lacks what its kind needs,
+	// or its ID was used with another content. KindTooLarge: a field is too long.
+	// KindNotFound: it names a deployment that does not exist.
+	Report(ctx context.Context, r DeliveryReport, by Principal) (ReportResult, error)
+	// Deployment finds a row by its id or by one that it had before.
+	Deployment(ctx context.Context, partition, id string) (DeploymentDetail, error)
+	Deployments(ctx context.Context, f DeploymentFilter) (Page[Deployment], error)
+	// Trace finds every deployment that a reference leads to: a commit of any of the
+	// repositories, an image tag or digest, a pull request, a run or an id. KindNotFound:
+	// none.
+	Trace(ctx context.Context, partition, ref string) ([]Trace, error)
+	// Matrix tells what is where.
+	Matrix(ctx context.Context, partition string) (Matrix, error)
+	// Diff lists the services that differ between two rings, in the order of their names.
+	Diff(ctx context.Context, partition, from, to string) ([]RingDifference, error)
+	// Lag tells for every service of the first ring how far the second is behind.
+	Lag(ctx context.Context, partition, from, to string) ([]Lag, error)
+	// Rollbacks tells what to go back to, for the services of a ring (all when service is
+	// empty) in each cluster.
+	Rollbacks(ctx context.Context, partition, ring, service string) ([]Rollback, error)
+	// Unlinked lists what belongs to nothing that is known, newest first.
+	Unlinked(ctx context.Context, partition string, limit int, cursor string) (Page[UnlinkedItem], error)
+	// DeliveryPartitions lists the partitions that hold anything.
+	DeliveryPartitions(ctx context.Context) ([]string, error)
+}
+
+// DisplayService is the name of a service without an owner in front of it: "owner/app"
+// is "app". A name with more than one slash is left as it is.
+func DisplayService(name string) string {
+	slash := -1
+	for i := range len(name) {
+		if name[i] == '/' {
+			if slash >= 0 {
+				return name
+			}
+			slash = i
+		}
+	}
+	return name[slash+1:]
+}
