@@ -28,7 +28,7 @@ func TestAnIndexAnswersAsTheOracleDoes(t *testing.T) {
 	if _, err := x.Apply(context.Background(), b); err != nil {
 		t.Fatal(err)
 	}
-	plan := NewPlan()
+	plan := planned()
 	want := Answers(plan, n, 2)
 	for i := range plan {
 		if i%5 != 0 && plan[i].Class == Filtered {
