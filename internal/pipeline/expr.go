@@ -60,7 +60,7 @@ var language = sync.OnceValues(func() (*cel.Env, error) {
 
 var (
 	roots    = []string{"event", "matrix", "params", "run", "steps", "vars"}
-	eventHas = []string{"id", "type", "source", "time", "subject", "data", "object"}
+	eventHas = []string{"id", "type", "source", "time", "subject", "data", "headers", "object"}
 	objHas   = []string{"bucket", "key", "version", "size", "sha256"}
 	runHas   = []string{"id", "pipeline", "version"}
 	stepHas  = []string{"outputs", "status", "exit_code", "error"}
