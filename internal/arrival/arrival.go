@@ -64,8 +64,7 @@ type Arrivals struct {
 	store   store.Store
 	matcher Matcher
 	objects Objects
-	begin   Begin
-	log     *slog.Logger
+	starter *Starter
 }
 
 // New returns the handler of arrivals.
@@ -73,7 +72,7 @@ func New(s store.Store, m Matcher, x Objects, b Begin, o Options) *Arrivals {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Arrivals{s, m, x, b, o.Logger}
+	return &Arrivals{s, m, x, NewStarter(b, s.Now, o.Logger)}
 }
 
 // Handle starts one run of every pipeline that matches an object, all in the
@@ -121,32 +120,54 @@ func (a *Arrivals) Handle(ctx context.Context, m *store.Msg) (*store.Commit, err
 		} else if !errors.Is(err, store.ErrNotFound) {
 			return nil, err
 		}
-		run, c, err := a.begin(match.Plan, match.Version, in.Event, waybill.Vars{}, waybill.Vars{})
-		if err != nil {
-			switch waybill.KindOf(err) {
-			case waybill.KindInvalid, waybill.KindTooLarge, waybill.KindMalformed:
-				broken = append(broken, fmt.Sprintf("pipeline %s cannot start: %v", match.Plan.Name, err))
-				continue
-			}
-			return nil, err
-		}
-		val, err := json.Marshal(entry{run.ID, a.store.Now().UTC()})
+		res, err := a.start(match, in)
 		if err != nil {
 			return nil, err
 		}
-		all.Puts = append(append(all.Puts, c.Puts...), store.Put{Table: tableLedger, Key: key, Val: val})
-		all.Sends = append(all.Sends, c.Sends...)
-		all.Events = append(all.Events, c.Events...)
+		if res.Dead {
+			broken = append(broken, res.Reason)
+			continue
+		}
+		res.Add(all)
+		if res.Run.ID == "" {
+			continue
+		}
+		val, err := json.Marshal(entry{res.Run.ID, a.store.Now().UTC()})
+		if err != nil {
+			return nil, err
+		}
+		all.Puts = append(all.Puts, store.Put{Table: tableLedger, Key: key, Val: val})
 	}
 	if len(broken) == 0 {
 		return all, nil
 	}
 	// The message ends as a dead letter, so what did start is committed before; the
 	// ledger keeps it from starting again when the letter is sent again.
-	if len(all.Puts) > 0 {
+	if len(all.Puts)+len(all.Events) > 0 {
 		if err := a.store.Commit(ctx, all); err != nil {
 			return nil, err
 		}
 	}
 	return nil, queue.Bury("%s", strings.Join(broken, "; "))
+}
+
+// start tries the triggers of a pipeline that fit an object, in the order of the file,
+// until one takes it: an object starts a pipeline once.
+func (a *Arrivals) start(match project.Match, in object.Arrival) (Result, error) {
+	res := Result{Commit: &store.Commit{}}
+	for i := range match.Plan.On.Objects {
+		t := &match.Plan.On.Objects[i]
+		if !t.Matches(in.Event.Object.Bucket, in.Event.Object.Key) || in.Change != "" && !t.Wants(in.Change) {
+			continue
+		}
+		one, err := a.starter.by(match, fmt.Sprintf("object/%d", i+1), &t.Trigger, in.Event, nil)
+		if err != nil {
+			return Result{}, err
+		}
+		if one.Run.ID != "" || one.Dead {
+			return one, nil
+		}
+		one.Add(res.Commit) // the record of a filter that failed
+	}
+	return res, nil
 }

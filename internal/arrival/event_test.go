@@ -547,3 +547,47 @@ func TestFullQueueTakesNoEvents(t *testing.T) {
 	}
 	w.wantStarted(map[string]int{})
 }
+
+func TestFiltersAndValuesOfObjects(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, `
+name: sized
+params: {key: string}
+on:
+  object:
+    - {bucket: inbox, match: "*.csv", filter: event.object.size > 3, params: {key: "${{ event.object.key }}"}}
+    - {bucket: inbox, match: "a*", filter: event.object.size > 1, params: {key: second}}
+steps: [{name: one, run: ["true"]}]
+`, "name: fresh\non: {object: {bucket: inbox, events: created}}\nsteps: [{name: one, run: [\"true\"]}]\n",
+		"name: changed\non: {object: {bucket: inbox, events: [updated]}}\nsteps: [{name: one, run: [\"true\"]}]\n",
+		"name: fails\non: {object: {bucket: inbox, filter: event.data.nothing == 1}}\nsteps: [{name: one, run: [\"true\"]}]\n")
+	w.put("a.csv", "12345", waybill.Principal{})
+	w.work()
+	w.wantStarted(map[string]int{"sized": 1, "fresh": 1})
+	if v, _ := w.runs("sized")[0].Params.Get("key"); string(v) != `"a.csv"` {
+		t.Errorf("key is %s", v)
+	}
+	w.put("b.csv", "1", waybill.Principal{})
+	w.work()
+	w.wantStarted(map[string]int{"sized": 1, "fresh": 2})
+	w.now.Add(int64(time.Second))
+	w.put("a.csv", "12", waybill.Principal{}) // the first filter does not take it, the second does
+	w.work()
+	w.wantStarted(map[string]int{"sized": 2, "fresh": 2, "changed": 1})
+	if l := w.dead(); len(l) > 0 {
+		t.Errorf("dead letters %v", l)
+	}
+	evs, err := w.store.Events(t.Context(), "", "pipeline/fails", "", 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, e := range evs {
+		if e.Kind == arrival.RecordFilterFailed {
+			n++
+		}
+	}
+	if n != 3 {
+		t.Errorf("%d records of a filter that failed, want 3", n)
+	}
+}

@@ -103,6 +103,12 @@ func (s *Starter) try(m project.Match, ref string, ev waybill.Event, slots []way
 		res.Reason, res.Dead = "pipeline "+m.Plan.Name+" has no trigger "+ref+" any more", true
 		return res, nil
 	}
+	return s.by(m, ref, t, ev, slots)
+}
+
+// by tries to start a run by a trigger.
+func (s *Starter) by(m project.Match, ref string, t *pipeline.Trigger, ev waybill.Event, slots []waybill.Slot) (Result, error) {
+	res := Result{Commit: &store.Commit{}}
 	data := pipeline.EventData(ev)
 	ok, err := t.Accepts(data)
 	if err != nil {

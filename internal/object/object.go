@@ -245,6 +245,8 @@ func (x *Objects) read(ctx context.Context, table, key string) (o waybill.Object
 type Arrival struct {
 	Event waybill.Event `json:"event"`
 	Hops  int           `json:"hops,omitempty"` // arrivals that led to this one
+	// Change is "created" for a key that was not there, "updated" for another version.
+	Change string `json:"change,omitempty"`
 }
 
 // commit makes o a version that is newer than the current one, and returns the
@@ -254,6 +256,7 @@ func (x *Objects) commit(ctx context.Context, o *waybill.Object, hops int) (*sto
 	o.CreatedAt = x.store.Now().UTC()
 	o.Version = waybill.NewID(o.CreatedAt)
 	c := &store.Commit{}
+	change := "created"
 	row, err := x.store.Get(ctx, "", tableObject, full)
 	switch {
 	case err == nil:
@@ -263,6 +266,9 @@ func (x *Objects) commit(ctx context.Context, o *waybill.Object, hops int) (*sto
 		}
 		if old.Deleted && o.Deleted {
 			return nil, notFound(o.Bucket, o.Key, "")
+		}
+		if !old.Deleted {
+			change = "updated"
 		}
 		for at := old.CreatedAt; o.Version <= old.Version; { // made by a server whose clock is ahead
 			at = at.Add(time.Millisecond)
@@ -296,7 +302,7 @@ func (x *Objects) commit(ctx context.Context, o *waybill.Object, hops int) (*sto
 			Event: waybill.Event{
 				ID: o.Version, Type: "object", Source: "/buckets/" + o.Bucket, Subject: o.Key, Time: o.CreatedAt, Object: o,
 			},
-			Hops: hops,
+			Hops: hops, Change: change,
 		})
 		if err != nil {
 			return nil, err

@@ -78,10 +78,9 @@ func EventRef(i int) string { return fmt.Sprintf("event/%d", i+1) }
 const (
 	ObjectCreated = "created" // a key that was not there
 	ObjectUpdated = "updated" // another version of a key
-	ObjectDeleted = "deleted"
 )
 
-var objectEvents = []string{ObjectCreated, ObjectUpdated, ObjectDeleted}
+var objectEvents = []string{ObjectCreated, ObjectUpdated}
 
 // ObjectTrigger starts a run for every object that arrives in a bucket.
 type ObjectTrigger struct {
