@@ -236,6 +236,12 @@ func (e *Engine) Heartbeat(ctx context.Context, attempt, progress string) (bool,
 	return stop, err
 }
 
+// definition is what the plan says of a step or of a cell, which has its step's.
+func definition(plan *pipeline.Plan, step string) *pipeline.Step {
+	name, _, _ := strings.Cut(step, ".")
+	return plan.Step(name)
+}
+
 // update changes an attempt from outside, by compare and swap. f returns the
 // record to write with the change; nil means that nothing is to be written, one without a kind
 // that there is nothing to tell.
@@ -256,7 +262,7 @@ func (e *Engine) update(ctx context.Context, key string, f func(*waybill.Attempt
 		if err != nil {
 			return err
 		}
-		step := plan.Step(a.Step)
+		step := definition(plan, a.Step)
 		if step == nil {
 			return waybill.E(waybill.KindInternal, "pipeline %s has no step %s", run.Pipeline, a.Step)
 		}

@@ -281,7 +281,7 @@ func (e *Engine) Guard(ctx context.Context, attempt string, r io.Reader) (io.Rea
 	if err != nil {
 		return nil, err
 	}
-	step := plan.Step(a.Step)
+	step := definition(plan, a.Step)
 	if step == nil || len(step.Secrets()) == 0 {
 		return r, nil
 	}

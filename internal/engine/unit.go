@@ -147,8 +147,7 @@ func (u *unit) pass(ctx context.Context) (*store.Commit, error) {
 	if err != nil {
 		return nil, err
 	}
-	name, _, _ := strings.Cut(u.msg.Attempt.Step, ".") // of a cell: the step with the matrix
-	u.plan, u.step = plan, plan.Step(name)
+	u.plan, u.step = plan, definition(plan, u.msg.Attempt.Step)
 	if u.step == nil {
 		return nil, queue.Bury("pipeline %s version %d has no step %s", u.msg.Pipeline, u.msg.Version, u.msg.Attempt.Step)
 	}
