@@ -90,9 +90,9 @@ type Server struct {
 	arrivals *queue.Worker
 	triggers *triggers
 	elsewhere
-	project  *project.Project
-	kept     *secret.Kept  // secrets of the store
-	secrets  *secret.Chain // what definitions and settings name as ${secret:NAME}
+	project *project.Project
+	kept    *secret.Kept  // secrets of the store
+	secrets *secret.Chain // what definitions and settings name as ${secret:NAME}
 
 	observer *observer
 	ops      *operations
@@ -353,7 +353,8 @@ func (s *Server) work(ctx context.Context) error {
 		Store: s.store, Blobs: s.blobs, Plans: s.project, Runners: s.observer.runners(s.runners), Traceparent: s.observer.traceparent, Admit: admin.Admit, Logger: s.log, Secrets: s.secrets,
 		Node: s.data.node, Instance: instance, Secret: s.data.secret, Dir: s.data.join("units"), Project: s.c.Project,
 		BaseEnv: s.baseEnv(settings), URL: s.callbackURL, Units: units, LogCap: settings.Units.LogCap,
-		Lease:     s.c.Lease,
+		Lease:       s.c.Lease,
+		OrphanSweep: time.Duration(settings.Units.OrphanSweep), OrphanGrace: time.Duration(settings.Units.OrphanGrace),
 		CallGrace: time.Duration(settings.Callback.Grace), Shared: s.store.Info().Engine != "sqlite",
 	})
 	objects := object.New(s.store, s.blobs, object.Options{Admit: admin.Admit, Hops: s.engine.Hops, Guard: s.engine.Guard, Logger: s.log})

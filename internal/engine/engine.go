@@ -76,6 +76,9 @@ type Options struct {
 	CallGrace  time.Duration // how long a required callback may come after the unit ended, and a unit may go on after its callback; 0 means 30 s
 	RunningLag time.Duration // a unit that ends sooner is recorded as running and ended in one commit; 0 means 4 ms
 	Shared     bool          // other servers use the same store
+
+	OrphanSweep time.Duration // how often units without an owner are looked for; 0 means 5 min
+	OrphanGrace time.Duration // how long one may be without; 0 means 15 min
 }
 
 // Engine runs pipelines. It implements waybill.Runs and waybill.Callbacks. Safe
@@ -116,6 +119,8 @@ func New(o Options) *Engine {
 	def(&o.StopGrace, 10*time.Second)
 	def(&o.CallGrace, 30*time.Second)
 	def(&o.RunningLag, 4*time.Millisecond)
+	def(&o.OrphanSweep, 5*time.Minute)
+	def(&o.OrphanGrace, 15*time.Minute)
 	if o.Units == 0 {
 		o.Units = 16
 	}
@@ -170,8 +175,9 @@ func (e *Engine) Start(ctx context.Context) error {
 		}
 		e.workers = append(e.workers, w)
 	}
-	e.wg.Add(1)
+	e.wg.Add(2)
 	go e.heartbeat(bg)
+	go e.sweepOrphans(bg)
 	if e.o.Shared {
 		e.wg.Add(1)
 		go e.listen(bg)

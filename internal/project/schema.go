@@ -32,6 +32,8 @@ var said = map[string]string{
 	"units.max":           "Units at once on this server.",
 	"units.log_cap":       "Bytes of log kept of a unit; the rest is counted and dropped.",
 	"units.base_env":      "Variables of the server's environment that every unit gets.",
+	"units.orphan_sweep":  "How often units are looked for that nobody owns.",
+	"units.orphan_grace":  "How long a unit may be without an owner before it is removed.",
 	"callback.grace":      "How long an owed callback may come after the unit's end, and how long a unit may go on after its callback.",
 	"secrets.providers":   "Places that are asked, in this order.",
 	"secrets.env_prefix":  "Beginning of the names of the variables that the provider env reads.",

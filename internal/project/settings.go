@@ -53,6 +53,9 @@ type Units struct {
 	Max     int      // at once
 	LogCap  int64    // bytes of log kept of a unit
 	BaseEnv []string // variables of the server that units get, besides PATH and LANG
+	// Units that nobody owns are looked for every OrphanSweep, and removed when they have
+	// had no owner for OrphanGrace.
+	OrphanSweep, OrphanGrace Duration
 }
 
 // Callback is about units that report.
@@ -72,7 +75,7 @@ func Default() Settings {
 	return Settings{
 		Retention: Retention{Runs: 30 * day, Objects: 30 * day},
 		Queue:     Queue{HighWater: queue.HighWater},
-		Units:     Units{Max: 16, LogCap: 64 << 20},
+		Units:     Units{Max: 16, LogCap: 64 << 20, OrphanSweep: Duration(5 * time.Minute), OrphanGrace: Duration(15 * time.Minute)},
 		Callback:  Callback{Grace: Duration(30 * time.Second)},
 		Secrets:   defaultSecrets(),
 		HTTP:      defaultHTTP(),
@@ -83,15 +86,17 @@ func Default() Settings {
 // fields are the places that values go to, by their path in the file.
 func (s *Settings) fields() map[string]any {
 	all := map[string]any{
-		"name":              &s.Name,
-		"retention.runs":    &s.Retention.Runs,
-		"retention.objects": &s.Retention.Objects,
-		"retention.current": &s.Retention.Current,
-		"queue.high_water":  &s.Queue.HighWater,
-		"units.max":         &s.Units.Max,
-		"units.log_cap":     (*size)(&s.Units.LogCap),
-		"units.base_env":    &s.Units.BaseEnv,
-		"callback.grace":    &s.Callback.Grace,
+		"name":               &s.Name,
+		"retention.runs":     &s.Retention.Runs,
+		"retention.objects":  &s.Retention.Objects,
+		"retention.current":  &s.Retention.Current,
+		"queue.high_water":   &s.Queue.HighWater,
+		"units.max":          &s.Units.Max,
+		"units.log_cap":      (*size)(&s.Units.LogCap),
+		"units.base_env":     &s.Units.BaseEnv,
+		"units.orphan_sweep": &s.Units.OrphanSweep,
+		"units.orphan_grace": &s.Units.OrphanGrace,
+		"callback.grace":     &s.Callback.Grace,
 
 		"telemetry.otlp":      &s.Telemetry.OTLP,
 		"telemetry.pipelines": &s.Telemetry.Pipelines,
@@ -134,6 +139,12 @@ func (s Settings) check(at map[string]place) pipeline.Problems {
 	}
 	if s.Units.LogCap < 1024 {
 		add("units.log_cap", "expected at least 1024 bytes")
+	}
+	if s.Units.OrphanSweep <= 0 {
+		add("units.orphan_sweep", "expected more than 0")
+	}
+	if s.Units.OrphanGrace <= 0 {
+		add("units.orphan_grace", "expected more than 0")
 	}
 	if s.Callback.Grace <= 0 {
 		add("callback.grace", "expected more than 0")

@@ -18,11 +18,13 @@ type Settings struct {
 	Hang   bool     `json:"hang" doc:"it runs until it is killed, whatever is asked of it"`
 	Vanish bool     `json:"vanish" doc:"after run_for it is gone and its end is unknown"`
 
-	FailFirst  int    `json:"fail_first" doc:"so many units fail before one does as the rest says"`
-	StartError int    `json:"start_error" doc:"so many starts are refused as unavailable"`
-	LoseAnswer int    `json:"lose_answer" doc:"so many starts work but answer that they did not"`
-	StartFail  bool   `json:"start_fail" doc:"the unit can never be started: its end says start_failed"`
-	FailKey    string `json:"fail_key" doc:"what the counts are kept for; the step of the run if not set"`
+	FailFirst   int      `json:"fail_first" doc:"so many units fail before one does as the rest says"`
+	StartError  int      `json:"start_error" doc:"so many starts are refused as unavailable"`
+	LoseAnswer  int      `json:"lose_answer" doc:"so many starts work but answer that they did not"`
+	SlowStart   Duration `json:"slow_start" doc:"so long after the unit runs, its start is answered"`
+	RemoveError int      `json:"remove_error" doc:"so many removals are refused as unavailable"`
+	StartFail   bool     `json:"start_fail" doc:"the unit can never be started: its end says start_failed"`
+	FailKey     string   `json:"fail_key" doc:"what the counts are kept for; the step of the run if not set"`
 
 	LogText   []string `json:"log_text" doc:"lines printed first"`
 	LogLines  int      `json:"log_lines" doc:"then so many numbered lines"`
@@ -54,7 +56,7 @@ func parse(with json.RawMessage, decode func(json.RawMessage, any) error) (Setti
 	if err := decode(with, &s); err != nil {
 		return s, err
 	}
-	if s.LogLines < 0 || s.LogRate < 0 || s.LogBytes < 0 || s.LogBinary < 0 || s.FailFirst < 0 || s.StartError < 0 || s.LoseAnswer < 0 {
+	if s.LogLines < 0 || s.LogRate < 0 || s.LogBytes < 0 || s.LogBinary < 0 || s.FailFirst < 0 || s.StartError < 0 || s.LoseAnswer < 0 || s.RemoveError < 0 {
 		return s, waybill.E(waybill.KindInvalid, "with: a number cannot be negative")
 	}
 	if s.Exit < 0 || s.Exit > 255 {

@@ -99,6 +99,20 @@ func (r *Runner) Start(ctx context.Context, s runner.Spec) (runner.Handle, error
 	if err != nil {
 		return h, err
 	}
+	if h, err = r.begin(h, s, set); err != nil || set.SlowStart <= 0 {
+		return h, err
+	}
+	answer := time.NewTimer(time.Duration(set.SlowStart))
+	defer answer.Stop()
+	select {
+	case <-answer.C:
+		return h, nil
+	case <-ctx.Done():
+		return h, ctx.Err()
+	}
+}
+
+func (r *Runner) begin(h runner.Handle, s runner.Spec, set Settings) (runner.Handle, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.open.Err() != nil {
@@ -202,6 +216,10 @@ func (r *Runner) Remove(ctx context.Context, h runner.Handle) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if u.kept < u.set.RemoveError {
+		u.kept++
+		return waybill.E(waybill.KindUnavailable, "refused on demand, %d of %d", u.kept, u.set.RemoveError).WithOp("remove", h.Unit)
+	}
 	if r.units[h.Unit] == u {
 		delete(r.units, h.Unit)
 	}

@@ -27,6 +27,7 @@ type unit struct {
 	done    chan struct{}
 	exit    runner.Exit // set before done closes
 	gone    bool        // vanished; set before done closes
+	kept    int         // removals that were refused; guarded by r.mu
 
 	mu      sync.Mutex
 	grace   *time.Timer
