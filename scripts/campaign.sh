@@ -9,4 +9,4 @@
 export WAYBILL_CAMPAIGN=full
 mkdir -p bin
 step "campaigns: $(go version), $(nproc 2>/dev/null || echo '?') cores, $(uname -sr)"
-go test -count=1 -timeout 4h -p 1 -v "$@" ./conformance/... ./internal/queue/... 2>&1 | tee bin/campaign.log | grep -v -E '^=== (RUN|PAUSE|CONT|NAME)'
+go test -count=1 -timeout 4h -p 1 -v "$@" ./conformance/... ./internal/queue/... ./internal/engine/... ./internal/schedule/... ./facet/... 2>&1 | tee bin/campaign.log | grep -v -E '^=== (RUN|PAUSE|CONT|NAME)'

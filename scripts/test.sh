@@ -20,9 +20,26 @@ have_cc() { command -v gcc >/dev/null && [ -e /usr/include/stdlib.h ]; }
 have_postgres() {
 	[ -n "${WAYBILL_TEST_POSTGRES:-}" ] || command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1
 }
+have_rabbitmq() { [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ]; }
+have_curl() { command -v curl >/dev/null; }
+have_npm() { command -v node >/dev/null && command -v npm >/dev/null; }
+# Azurite stands in for Azure Storage. This is the last version that runs on Debian's Node.
+azurite_version=3.35.0
+azurite_home="${XDG_CACHE_HOME:-$HOME/.cache}/waybill/azurite-$azurite_version"
+have_azurite() {
+	[ -n "${WAYBILL_AZURITE:-}" ] || command -v azurite >/dev/null || [ -x "$azurite_home/node_modules/.bin/azurite" ]
+}
+# A package of a service must not start it: tests start their own.
+no_services() {
+	[ "$(id -u)" = 0 ] && [ ! -e /usr/sbin/policy-rc.d ] || return 0
+	printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
+	chmod 755 /usr/sbin/policy-rc.d
+	trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+}
 need() { # CHECK PACKAGES WITHOUT
 	if $1; then return; fi
 	# shellcheck disable=SC2086 # a list of packages
+	no_services
 	if apt_install $2 && $1; then return; fi
 	missing+=("$2")
 	say "missing: $2; without it $3. Install it with: apt-get install $2"
@@ -30,6 +47,20 @@ need() { # CHECK PACKAGES WITHOUT
 step "dependencies"
 need have_cc "gcc libc6-dev" "there is no race detector"
 need have_postgres "postgresql" "the tests of the PostgreSQL store are left out"
+need have_rabbitmq "rabbitmq-server" "the tests of messages from RabbitMQ are left out"
+need have_curl "curl" "the example of the classic chain does not run"
+if ! have_azurite; then
+	need have_npm "nodejs npm" "Azurite cannot be installed"
+	if have_npm; then
+		say "installing: azurite $azurite_version"
+		mkdir -p "$azurite_home"
+		npm install --silent --no-audit --no-fund --prefix "$azurite_home" "azurite@$azurite_version" >/dev/null 2>&1 || true
+	fi
+	if ! have_azurite; then
+		missing+=("azurite $azurite_version")
+		say "missing: azurite; without it the tests of Azure Storage are left out. Install it with: npm install --prefix $azurite_home azurite@$azurite_version"
+	fi
+fi
 go mod download
 # The generator of the API's code is a module of its own.
 if ! go tool -modfile=tools/go.mod -n oapi-codegen >/dev/null 2>&1; then
@@ -70,4 +101,4 @@ strict=0
 [ "$ci" != true ] || strict=1
 # -v tells what was skipped; the filter shows that and the line of each package,
 # and all of a package that failed.
-go test "${race[@]}" -shuffle=on -timeout 12m -p 2 -v "${packages[@]}" 2>&1 | awk -v strict=$strict -f scripts/test.awk
+go test "${race[@]}" -shuffle=on -timeout 20m -p 2 -v "${packages[@]}" 2>&1 | awk -v strict=$strict -f scripts/test.awk
