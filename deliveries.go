@@ -170,7 +170,8 @@ type StageRun struct {
 	Status     Outcome   `json:"status,omitempty"`
 	QueuedAt   time.Time `json:"queued_at,omitzero"`
 	FinishedAt time.Time `json:"finished_at,omitzero"`
-	SeenAt     time.Time `json:"seen_at"` // when it was first told of
+	StatusAt   time.Time `json:"status_at,omitzero"` // when it was said to have the status
+	SeenAt     time.Time `json:"seen_at"`            // when it was first told of
 	UpdatedAt  time.Time `json:"updated_at"`
 	// Commit is what came out of it: the manifest commit of this very run.
 	Commit string `json:"commit,omitempty"`

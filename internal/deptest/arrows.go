@@ -162,6 +162,11 @@ var Arrows = []Row{
 		Instead: inApp,
 	},
 	{
+		Dir: "internal/delivery", May: []string{"", "internal/store"},
+		Why:     "folds reports into deployments over the store; what a provider's report looks like is not its business",
+		Instead: "a package under internal/delivery for each provider or format, which makes reports",
+	},
+	{
 		Dir: "internal/metrics", May: []string{"", "internal/queue", "internal/runner", "internal/store"}, Modules: []string{"github.com/prometheus/client_golang"},
 		Why:     "stands before a store and runners and counts; nothing calls it to count",
 		Instead: inApp,
