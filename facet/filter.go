@@ -60,13 +60,14 @@ func (s *search) eval(p *part, c *condition) segment.Bits {
 		and(s.hasPrefix(p, c, f.Prefix))
 	}
 	if set == nil {
-		set = segment.Full(p.n)
+		set = s.none(p)
+		set.SetRange(0, p.n)
 	}
 	return set
 }
 
 func (s *search) isOneOf(p *part, c *condition, values []Value) segment.Bits {
-	set := segment.NewBits(p.n)
+	set := s.none(p)
 	if c.field < 0 {
 		for _, v := range values {
 			if v.IsNull() {
@@ -76,7 +77,9 @@ func (s *search) isOneOf(p *part, c *condition, values []Value) segment.Bits {
 				set.Set(d)
 			}
 		}
-		s.explain(step{stage: "filter", part: p, target: c.name, plan: "lookup", why: fmt.Sprintf("%d ids, each found by binary search", len(values)), cost: float64(len(values)) * 1000})
+		if s.explaining {
+			s.explain(step{stage: "filter", part: p, target: c.name, plan: "lookup", why: fmt.Sprintf("%d ids, each found by binary search", len(values)), cost: float64(len(values)) * 1000})
+		}
 		return set
 	}
 	kind := s.e.schema.Fields[c.field].Kind
@@ -110,7 +113,9 @@ func (s *search) isOneOf(p *part, c *condition, values []Value) segment.Bits {
 // anyOf adds the documents that have one of some ids, which are in order.
 func (s *search) anyOf(p *part, c *condition, ids []uint32, set segment.Bits) {
 	if len(ids) == 0 {
-		s.explain(step{stage: "filter", part: p, target: c.name, plan: "nothing", why: "the segment has none of the values"})
+		if s.explaining {
+			s.explain(step{stage: "filter", part: p, target: c.name, plan: "nothing", why: "the segment has none of the values"})
+		}
 		return
 	}
 	posts := p.r.Field(c.field).Posts()
@@ -126,14 +131,18 @@ func (s *search) anyOf(p *part, c *condition, ids []uint32, set segment.Bits) {
 				for _, d := range docs {
 					set.Set(d)
 				}
-				s.explain(step{stage: "filter", part: p, target: c.name, plan: "order", why: fmt.Sprintf("%d neighbouring values, their documents lie together; scanning would cost %.0f µs", len(ids), scan/1e3), docs: n, cost: list})
+				if s.explaining {
+					s.explain(step{stage: "filter", part: p, target: c.name, plan: "order", why: fmt.Sprintf("%d neighbouring values, their documents lie together; scanning would cost %.0f µs", len(ids), scan/1e3), docs: n, cost: list})
+				}
 				return
 			}
 		}
 		for _, id := range ids {
 			posts.Or(set, int(id))
 		}
-		s.explain(step{stage: "filter", part: p, target: c.name, plan: "postings", why: fmt.Sprintf("%d values with %d documents; scanning would cost %.0f µs", len(ids), n, scan/1e3), docs: n, cost: list})
+		if s.explaining {
+			s.explain(step{stage: "filter", part: p, target: c.name, plan: "postings", why: fmt.Sprintf("%d values with %d documents; scanning would cost %.0f µs", len(ids), n, scan/1e3), docs: n, cost: list})
+		}
 		return
 	}
 	marked := make([]bool, p.r.Field(c.field).Dict().Len()+1)
@@ -141,7 +150,9 @@ func (s *search) anyOf(p *part, c *condition, ids []uint32, set segment.Bits) {
 		marked[id] = true
 	}
 	col.Select(col.MarkRows(marked), set)
-	s.explain(step{stage: "filter", part: p, target: c.name, plan: "column", why: fmt.Sprintf("%d values with %d documents; their postings would cost %.0f µs", len(ids), n, list/1e3), docs: n, cost: scan})
+	if s.explaining {
+		s.explain(step{stage: "filter", part: p, target: c.name, plan: "column", why: fmt.Sprintf("%d values with %d documents; their postings would cost %.0f µs", len(ids), n, list/1e3), docs: n, cost: scan})
+	}
 }
 
 func (s *search) scanCost(p *part, col *segment.Column) float64 {
@@ -157,7 +168,7 @@ func (s *search) scanCost(p *part, col *segment.Column) float64 {
 // inSpan finds documents by the values of the dictionary. If those that fit lie together (ordered), they are found
 // by binary search.
 func (s *search) inSpan(p *part, c *condition, span Span, fits func(Span, Value) bool, ordered bool) segment.Bits {
-	set := segment.NewBits(p.n)
+	set := s.none(p)
 	kind := s.e.schema.Fields[c.field].Kind
 	dict := p.r.Field(c.field).Dict()
 	nums := dict.Nums()
@@ -184,16 +195,55 @@ func (s *search) inSpan(p *part, c *condition, span Span, fits func(Span, Value)
 			x, _ := span.Hi.fixed()
 			hi = sort.Search(hi, func(i int) bool { return nums[i] > x })
 		}
-		for i := lo; i < hi; i++ {
-			ids = append(ids, uint32(i+1))
-		}
+		s.between(p, c, lo+1, hi+1, set)
+		return set
 	}
 	s.anyOf(p, c, ids, set)
 	return set
 }
 
+// between adds the documents that have one of the ids from lo up to hi, without hi. 0 is not among them.
+func (s *search) between(p *part, c *condition, lo, hi int, set segment.Bits) {
+	col := p.r.Field(c.field).Column()
+	if col.Rows() == 0 || lo >= hi || hi-lo <= 8 {
+		ids := make([]uint32, 0, max(hi-lo, 0))
+		for id := lo; id < hi; id++ {
+			ids = append(ids, uint32(id))
+		}
+		s.anyOf(p, c, ids, set)
+		return
+	}
+	posts := p.r.Field(c.field).Posts()
+	docs, flat := posts.Flat(lo, hi)
+	n, list := len(docs), float64(len(docs))*costPosting
+	if !flat {
+		for id := lo; id < hi; id++ {
+			n += posts.Count(id)
+		}
+		list = float64(n)*costPosting + float64(hi-lo)*costID
+	}
+	scan := s.scanCost(p, col)
+	plan, cost := "order", list
+	switch {
+	case list > scan:
+		plan, cost = "column", scan
+		col.SelectBetween(uint32(lo), uint32(hi), set)
+	case flat:
+		for _, d := range docs {
+			set.Set(d)
+		}
+	default:
+		for id := lo; id < hi; id++ {
+			posts.Or(set, id)
+		}
+	}
+	if s.explaining {
+		s.explain(step{stage: "filter", part: p, target: c.name, plan: plan, why: fmt.Sprintf("%d neighbouring values with %d documents; their documents would cost %.0f µs, scanning %.0f µs", hi-lo, n, list/1e3, scan/1e3), docs: n, cost: cost})
+	}
+}
+
 func (s *search) hasPrefix(p *part, c *condition, prefixes []string) segment.Bits {
-	set := segment.NewBits(p.n)
+	set := s.none(p)
 	if c.field < 0 {
 		ids, order := p.r.IDs(), p.r.Order()
 		for _, prefix := range prefixes {
@@ -219,7 +269,7 @@ func (s *search) hasPrefix(p *part, c *condition, prefixes []string) segment.Bit
 	}
 	words := p.r.Words(c.field)
 	for _, prefix := range prefixes {
-		some := segment.NewBits(p.n)
+		some := s.none(p)
 		wanted := Words(prefix)
 		if len(wanted) == 0 {
 			some = s.valued(p, c)
@@ -234,7 +284,7 @@ func (s *search) hasPrefix(p *part, c *condition, prefixes []string) segment.Bit
 			for k := range ids {
 				ids[k]++
 			}
-			docs := segment.NewBits(p.n)
+			docs := s.none(p)
 			s.anyOf(p, c, ids, docs)
 			if i == 0 {
 				some = docs
@@ -254,7 +304,7 @@ func (s *search) valued(p *part, c *condition) segment.Bits {
 	for i := range marked[1:] {
 		marked[i+1] = true
 	}
-	set := segment.NewBits(p.n)
+	set := s.none(p)
 	col.Select(col.MarkRows(marked), set)
 	return set
 }

@@ -127,10 +127,14 @@ func (g *pager) find() []spot {
 		heap *= 3
 	}
 	if along < heap {
-		g.s.explain(step{stage: "page", part: g.p, target: g.s.q.Sort.Field, plan: "order", why: fmt.Sprintf("along the values' documents from the key on; looking at all would cost %.0f µs", heap/1e3), docs: g.set.n, cost: along})
+		if g.s.explaining {
+			g.s.explain(step{stage: "page", part: g.p, target: g.s.q.Sort.Field, plan: "order", why: fmt.Sprintf("along the values' documents from the key on; looking at all would cost %.0f µs", heap/1e3), docs: g.set.n, cost: along})
+		}
 		return g.alongValues()
 	}
-	g.s.explain(step{stage: "page", part: g.p, target: g.s.q.Sort.Field, plan: "heap", why: fmt.Sprintf("few documents match; along the values would cost %.0f µs", along/1e3), docs: g.set.n, cost: heap})
+	if g.s.explaining {
+		g.s.explain(step{stage: "page", part: g.p, target: g.s.q.Sort.Field, plan: "heap", why: fmt.Sprintf("few documents match; along the values would cost %.0f µs", along/1e3), docs: g.set.n, cost: heap})
+	}
 	return g.fromSet(g.set.bits, nil)
 }
 
@@ -176,7 +180,9 @@ func (g *pager) behind(place, rank uint32) bool {
 
 // byID goes along the ids.
 func (g *pager) byID() []spot {
-	g.s.explain(step{stage: "page", part: g.p, target: IDField, plan: "order", why: "along the ids from the key on", docs: g.set.n, cost: float64(g.want) * float64(g.p.n) / float64(max(g.set.n, 1)) * 3})
+	if g.s.explaining {
+		g.s.explain(step{stage: "page", part: g.p, target: IDField, plan: "order", why: "along the ids from the key on", docs: g.set.n, cost: float64(g.want) * float64(g.p.n) / float64(max(g.set.n, 1)) * 3})
+	}
 	var spots []spot
 	step, at := 1, 0
 	if g.down {

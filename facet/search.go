@@ -23,6 +23,23 @@ type search struct {
 	explaining bool
 	mu         sync.Mutex
 	steps      []step
+	borrowed   []segment.Bits // given back when the query has been answered
+}
+
+// borrow returns a set for the documents of a part, with anything in it.
+func (s *search) borrow(p *part) segment.Bits {
+	b := segment.BorrowBits(p.n)
+	s.mu.Lock()
+	s.borrowed = append(s.borrowed, b)
+	s.mu.Unlock()
+	return b
+}
+
+// none returns an empty set for the documents of a part.
+func (s *search) none(p *part) segment.Bits {
+	b := s.borrow(p)
+	clear(b)
+	return b
 }
 
 // docset is the documents that pass all filters but some, in each part.
@@ -39,15 +56,28 @@ type partset struct {
 	n    int
 	runs [16]lazyRuns
 
-	once  sync.Once
-	other *partset // of the documents that are not in it
+	once   sync.Once
+	other  *partset // of the documents that are not in it
+	listed sync.Once
+	docs   []uint32
+}
+
+// listed is how many documents a set has at most that are counted from a list of them.
+const listed = 1 << 14
+
+// list returns the documents, in order.
+func (ps *partset) list() []uint32 {
+	ps.listed.Do(func() { ps.docs = ps.bits.Append(make([]uint32, 0, ps.n)) })
+	return ps.docs
 }
 
 // rest returns the set of the part's other documents.
-func (ps *partset) rest(p *part) *partset {
+func (ps *partset) rest(s *search, p *part) *partset {
 	ps.once.Do(func() {
-		o := &partset{bits: p.all().Clone(), n: p.live - ps.n}
-		o.bits.AndNot(ps.bits)
+		o := &partset{bits: s.borrow(p), n: p.live - ps.n}
+		for i, w := range p.all() {
+			o.bits[i] = w &^ ps.bits[i]
+		}
 		ps.other = o
 	})
 	return ps.other
@@ -119,6 +149,9 @@ func (e *Engine) search(ctx context.Context, q Query, explain bool) (Result, *se
 	s := &search{e: e, v: v, q: q, explaining: explain, start: time.Now()}
 	var r Result
 	err = e.guarded(v, func() { err = s.run(ctx, &r) })
+	for _, b := range s.borrowed {
+		segment.ReturnBits(b)
+	}
 	if err != nil {
 		return Result{}, nil, err
 	}
@@ -205,19 +238,20 @@ func (s *search) intersect() {
 		k, d := i/len(s.sets), s.sets[i%len(s.sets)]
 		p := parts[k]
 		d.parts[k].bits, d.parts[k].n = p.all(), p.live
-		own := false
+		var in []segment.Bits
 		for c := range conds {
-			if !d.takes(&conds[c]) {
-				continue
+			if d.takes(&conds[c]) {
+				in = append(in, found[k*len(conds)+c])
 			}
-			if !own {
-				d.parts[k].bits, own = d.parts[k].bits.Clone(), true
-			}
-			d.parts[k].bits.And(found[k*len(conds)+c])
 		}
-		if own {
-			d.parts[k].n = d.parts[k].bits.Count()
+		if len(in) == 0 {
+			return
 		}
+		if p.deleted != nil {
+			in = append(in, p.all())
+		}
+		d.parts[k].bits = s.borrow(p)
+		d.parts[k].n = segment.Intersect(d.parts[k].bits, in...)
 	})
 	for _, d := range s.sets {
 		for k := range d.parts {
@@ -263,11 +297,11 @@ func (s *search) agg(a *Agg, main *docset) Value {
 	case OpCardinality:
 		counts := s.count(set, s.e.byName[a.Field])
 		n := 0
-		for id, c := range counts {
-			if id > 0 && c > 0 {
+		counts.each(func(id, _ uint32) {
+			if id > 0 {
 				n++
 			}
-		}
+		})
 		return Int(int64(n))
 	default:
 		return Int(int64(set.total))
@@ -278,7 +312,8 @@ func (s *search) agg(a *Agg, main *docset) Value {
 func (s *search) narrow(main *docset, where map[string]Filter) *docset {
 	d := &docset{skip: -1, parts: make([]partset, len(s.v.parts))}
 	for k, p := range s.v.parts {
-		bits := main.parts[k].bits.Clone()
+		bits := s.borrow(p)
+		copy(bits, main.parts[k].bits)
 		for _, name := range slices.Sorted(maps.Keys(where)) {
 			field, ok := s.e.byName[name]
 			if !ok {
@@ -301,9 +336,10 @@ func (s *search) sumPart(p *part, set *partset, field int, sum *Sum) {
 	counts := s.countPart(p, set, field)
 	nums := p.r.Field(field).Dict().Nums()
 	kind := s.e.schema.Fields[field].Kind
-	for i, n := range counts[1:] {
-		if n > 0 {
-			sum.Add(fixedValue(kind, nums[i], 0), int(n))
+	counts.inOrder(func(id, n uint32) { // adding numbers in one order gives one sum
+		if id > 0 {
+			sum.Add(fixedValue(kind, nums[id-1], 0), int(n))
 		}
-	}
+	})
+	counts.free()
 }

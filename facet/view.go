@@ -3,6 +3,7 @@ package facet
 import (
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/waybill-run/waybill/facet/internal/segment"
 )
@@ -98,13 +99,47 @@ func (e *Engine) newView(parts []*part, seq Seq, raw []byte) *view {
 type base struct {
 	r      *segment.Reader
 	fields []baseField
+	kept   atomic.Int64 // bytes of the values that are kept
 }
+
+// keptBytes bounds the memory of values that are kept, keptValues their number in a field.
+const (
+	keptBytes  = 8 << 20
+	keptValues = 4096
+)
 
 type baseField struct {
 	mu    sync.Mutex
 	known map[string]uint32 // values that the largest segment does not have
 	keys  []string
 	maps  map[*segment.Reader][]uint32
+
+	once sync.Once
+	all  []Value // of the largest segment, if they are few
+}
+
+// values returns the values of the base's own ids but null, in order, if they are few: those are looked up
+// again and again.
+func (b *base) values(field int, kind Kind) []Value {
+	d, f := b.r.Field(field).Dict(), &b.fields[field]
+	if d.Len() > keptValues {
+		return nil
+	}
+	f.once.Do(func() {
+		values := make([]Value, 0, d.Len())
+		n := int64(cap(values)) * 40
+		d.Range(0, d.Len(), func(_ int, key []byte) bool {
+			values = append(values, keyValue(kind, key))
+			n += int64(len(key))
+			return true
+		})
+		if b.kept.Add(n) > keptBytes {
+			b.kept.Add(-n)
+			return
+		}
+		f.all = values
+	})
+	return f.all
 }
 
 // ids returns, for each id of a segment, the id among all.

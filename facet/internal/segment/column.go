@@ -266,19 +266,16 @@ func CountInRuns(runs []uint32, n int, set Bits) []RunCount {
 	return counts
 }
 
-// CountRunsOf is CountInRuns for a set of few documents.
-func CountRunsOf(runs []uint32, set Bits, size int) []RunCount {
-	counts := make([]RunCount, 0, min(size, len(runs)))
+// CountRunsOf is CountInRuns for a set of few documents, which are in order.
+func CountRunsOf(runs []uint32, docs []uint32) []RunCount {
+	counts := make([]RunCount, 0, min(len(docs), len(runs)))
 	run := 0
-	for w, word := range set {
-		for ; word != 0; word &= word - 1 {
-			run = seek(runs, run, uint32(w)<<6+uint32(bits.TrailingZeros64(word)))
-			if k := len(counts); k > 0 && counts[k-1].Run == uint32(run) {
-				counts[k-1].Docs++
-			} else {
-				counts = append(counts, RunCount{uint32(run), 1})
-			}
+	for i := 0; i < len(docs); {
+		run = seek(runs, run, docs[i])
+		first := i
+		for i++; i < len(docs) && (run+1 == len(runs) || docs[i] < runs[run+1]); i++ {
 		}
+		counts = append(counts, RunCount{uint32(run), uint32(i - first)})
 	}
 	return counts
 }
@@ -327,6 +324,39 @@ func selectRows[T uint8 | uint16 | uint32](col []T, marked []bool, set Bits) {
 				b = 1
 			}
 			word |= b << (uint(i) & 63)
+		}
+		set[w] |= word
+	}
+}
+
+// SelectBetween adds the documents that have an id from lo up to hi, without hi, to a set. The column is not of lists.
+func (c *Column) SelectBetween(lo, hi uint32, set Bits) {
+	if c.group < 0 && c.layout == single {
+		switch {
+		case c.c8 != nil:
+			selectBetween(c.c8, lo, hi, set)
+		case c.c16 != nil:
+			selectBetween(c.c16, lo, hi, set)
+		default:
+			selectBetween(c.c32, lo, hi, set)
+		}
+		return
+	}
+	marked := make([]bool, c.nd+1)
+	for id := lo; id < hi; id++ {
+		marked[id] = true
+	}
+	c.Select(c.MarkRows(marked), set)
+}
+
+func selectBetween[T uint8 | uint16 | uint32](col []T, lo, hi uint32, set Bits) {
+	span := uint64(hi - lo)
+	for w := range set {
+		part := col[w*64 : min(w*64+64, len(col))]
+		var word uint64
+		for i, id := range part {
+			// The highest bit is set if the distance is less than span.
+			word |= (uint64(uint32(id)-lo) - span) >> 63 << (uint(i) & 63)
 		}
 		set[w] |= word
 	}

@@ -244,10 +244,64 @@ func (p *Posts) Or(set Bits, id int) {
 			panic(&Corrupt{What: "a document that is none"})
 		}
 		// Dense parts are copied over what is there, so they go through a set of their own.
-		tmp := NewBits(p.n)
+		tmp := BorrowBits(p.n)
+		clear(tmp)
 		bm.WriteDenseTo(tmp)
 		set.Or(tmp)
+		ReturnBits(tmp)
 	}
+}
+
+// CountIn returns how many documents of an id are in a set.
+func (p *Posts) CountIn(set Bits, id int) int {
+	n := 0
+	if p.starts != nil {
+		for _, d := range p.docs[p.starts[id]:p.starts[id+1]] {
+			if set.Has(d) {
+				n++
+			}
+		}
+		return n
+	}
+	b := p.blobs[p.offsets[id]:p.offsets[id+1]]
+	if len(b) == 0 {
+		return 0
+	}
+	switch b[0] {
+	case blobDeltas:
+		next := uint32(0)
+		for b = b[1:]; len(b) > 0; {
+			var d int
+			d, b = uvarint(b)
+			next += uint32(d)
+			if set.Has(next) {
+				n++
+			}
+			next++
+		}
+	case blobRuns:
+		next := uint32(0)
+		for b = b[1:]; len(b) > 0; {
+			var gap, k int
+			gap, b = uvarint(b)
+			k, b = uvarint(b)
+			next += uint32(gap)
+			p.check(next, k)
+			n += set.CountRange(int(next), int(next)+k)
+			next += uint32(k)
+		}
+	default:
+		bm := p.roaring(b[1:])
+		if bm.Maximum() >= uint32(p.n) {
+			panic(&Corrupt{What: "a document that is none"})
+		}
+		tmp := BorrowBits(p.n)
+		clear(tmp)
+		bm.WriteDenseTo(tmp)
+		n = tmp.AndCount(set)
+		ReturnBits(tmp)
+	}
+	return n
 }
 
 func (p *Posts) check(next uint32, n int) {
