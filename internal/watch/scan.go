@@ -26,15 +26,16 @@ func (s *session) scan(ctx context.Context, asked int64) error {
 	from := s.st.ScanFrom
 	var failed error
 	for page, err := range s.b.Pages(ctx, s.conf.Prefix, from) {
+		wrote := false
 		if err == nil {
-			err = s.page(ctx, page)
+			wrote, err = s.page(ctx, page)
 		}
 		if err != nil {
 			failed = err
 			break
 		}
 		// What has settled need not wait for the end of a long listing.
-		if page.Next != "" {
+		if wrote && page.Next != "" {
 			if err := s.take(ctx); err != nil {
 				failed = err
 				break
@@ -56,8 +57,13 @@ func (s *session) scan(ctx context.Context, asked int64) error {
 	return s.save(ctx)
 }
 
-// page compares a page of the listing with what was seen before.
-func (s *session) page(ctx context.Context, p cloud.Page) error {
+// quiet is after how many pages without anything new the place in the listing is
+// written down.
+const quiet = 20
+
+// page compares a page of the listing with what was seen before. wrote says that it
+// was written down how far the listing is.
+func (s *session) page(ctx context.Context, p cloud.Page) (wrote bool, err error) {
 	entries := slices.DeleteFunc(p.Entries, func(e cloud.Entry) bool { return s.conf.ignored(e.Key) })
 	named := slices.DeleteFunc(slices.Clone(entries), func(e cloud.Entry) bool { return object.CheckKey(e.Key) != nil })
 	last := s.st.ScanLast
@@ -66,7 +72,6 @@ func (s *session) page(ctx context.Context, p cloud.Page) error {
 		last = e.Key
 	}
 	rows := map[string]*seen{}
-	var err error
 	if s.st.ScanMixed {
 		// Keys out of order: what is missing cannot be told from what comes later.
 		rows, err = s.rows(ctx, entries)
@@ -81,13 +86,13 @@ func (s *session) page(ctx context.Context, p cloud.Page) error {
 		}
 	}
 	if err != nil {
-		return err
+		return false, err
 	}
 	c := &store.Commit{}
 	for _, e := range entries {
 		k := seenKey(s.conf.Name, e.Key)
 		if _, err := s.observe(ctx, c, rows[k], e); err != nil {
-			return err
+			return false, err
 		}
 		delete(rows, k)
 	}
@@ -96,12 +101,16 @@ func (s *session) page(ctx context.Context, p cloud.Page) error {
 			break
 		}
 		if err := s.vanished(c, r); err != nil {
-			return err
+			return false, err
 		}
 	}
 	s.st.ScanCount += int64(len(entries))
 	s.st.ScanFrom, s.st.ScanLast = p.Next, last
-	return s.commit(ctx, c)
+	if s.unwritten++; len(c.Puts) == 0 && s.unwritten < quiet {
+		return false, nil
+	}
+	s.unwritten = 0
+	return true, s.commit(ctx, c)
 }
 
 // commit writes what was observed, with the state of the bucket.

@@ -23,8 +23,10 @@ type session struct {
 	st     state        // as it was written last, and what changed since
 	rev    int64
 	loaded bool
-	fails  int  // rounds in a row that failed
-	rescan bool // a listing is wanted although its time has not come
+	fails  int // rounds in a row that failed
+	// unwritten counts the pages of a listing since its place was written down.
+	unwritten int
+	rescan    bool // a listing is wanted although its time has not come
 
 	mu   sync.Mutex // guards what follows
 	keys map[string]bool
@@ -144,7 +146,9 @@ func (s *session) listen(ctx context.Context, wg *sync.WaitGroup) cloud.Changes 
 	}
 	c, err := n.Notify(ctx, s.conf.Prefix)
 	if err != nil {
-		s.w.o.Logger.Info("bucket tells nothing of changes, listings find them", "bucket", s.conf.Name, "err", err)
+		if s.fails == 0 { // else it was told that the bucket cannot be reached
+			s.w.o.Logger.Info("bucket tells nothing of changes, listings find them", "bucket", s.conf.Name, "err", err)
+		}
 		return nil
 	}
 	s.st.Told = true
