@@ -41,6 +41,7 @@ func Run(t *testing.T, c Config) {
 		{"Objects", testObjects},
 		{"IDs", testIDs},
 		{"Facets", testFacets},
+		{"Ties", testTies},
 		{"FacetInvariant", testFacetInvariant},
 		{"Access", testAccess},
 		{"Sub", testSub},

@@ -283,15 +283,13 @@ func CountRunsOf(runs []uint32, docs []uint32) []RunCount {
 // Select adds the documents whose row is marked to a set. Columns of lists are matched id by id.
 func (c *Column) Select(marked []bool, set Bits) {
 	if c.group >= 0 {
-		for i, start := range c.runs {
-			if !marked[c.at(i)] {
-				continue
-			}
-			end := c.n
-			if i+1 < len(c.runs) {
-				end = int(c.runs[i+1])
-			}
-			set.SetRange(int(start), end)
+		switch {
+		case c.c8 != nil:
+			selectRuns(c.c8, c.runs, c.n, marked, set)
+		case c.c16 != nil:
+			selectRuns(c.c16, c.runs, c.n, marked, set)
+		default:
+			selectRuns(c.c32, c.runs, c.n, marked, set)
 		}
 		return
 	}
@@ -311,6 +309,23 @@ func (c *Column) Select(marked []bool, set Bits) {
 		selectRows(c.c16, marked, set)
 	default:
 		selectRows(c.c32, marked, set)
+	}
+}
+
+func selectRuns[T uint8 | uint16 | uint32](col []T, runs []uint32, n int, marked []bool, set Bits) {
+	runs = runs[:len(col)]
+	for i := 0; i < len(col); i++ {
+		if !marked[col[i]] {
+			continue
+		}
+		start := int(runs[i])
+		for i++; i < len(col) && marked[col[i]]; i++ { // neighbours are added together
+		}
+		end := n
+		if i < len(col) {
+			end = int(runs[i])
+		}
+		set.SetRange(start, end)
 	}
 }
 
