@@ -152,6 +152,11 @@ func portableKind(err error) waybill.Kind {
 
 // brief is the last of the many words that clients of stores find for an error.
 func brief(err error) string {
+	// The text of such an error shows the URL, in which a signature may stand.
+	var u *url.Error
+	if errors.As(err, &u) {
+		err = u.Err
+	}
 	text := strings.Join(strings.Fields(err.Error()), " ")
 	if len(text) > 400 {
 		text = strings.ToValidUTF8(text[:400], "") + "…"

@@ -109,6 +109,10 @@ func (s *Source) kind(err error) error {
 		if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 			return err
 		}
+		var u *url.Error
+		if errors.As(err, &u) { // its text shows the URL, in which a signature may stand
+			err = u.Err
+		}
 		return waybill.E(waybill.KindUnavailable, "Azure queue: %w", err)
 	}
 	switch e.StatusCode {

@@ -108,7 +108,7 @@ func TestEncodings(t *testing.T) {
 
 func TestAddresses(t *testing.T) {
 	t.Parallel()
-	for _, text := range []string{"nonsense", "https://a:no_base64!@a.queue.core.windows.net", "https://a:b c@x"} {
+	for _, text := range []string{"nonsense", "http://127.0.0.1:1/a?sig=no_base64!", "https://a:no_base64!@a.queue.core.windows.net", "https://a:b c@x"} {
 		s := azurequeue.New(azurequeue.Options{URL: func(context.Context) (string, error) { return text, nil }, Queue: "q"})
 		if _, err := s.Connect(t.Context()); err == nil || strings.Contains(err.Error(), "no_base64!") {
 			t.Errorf("%s: %v", text, err)
