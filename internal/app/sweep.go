@@ -29,7 +29,7 @@ func (s *Server) sweep(ctx context.Context, objects *object.Objects, arrivals *a
 		if err == nil {
 			err = objects.Sweep(ctx, s.store.Now(), object.Keep{
 				Versions: time.Duration(settings.Retention.Objects), Current: time.Duration(settings.Retention.Current),
-				References: s.engine.References,
+				References: s.engine.References, Run: s.engine.Kept,
 			})
 		}
 		if err == nil {

@@ -51,8 +51,13 @@ type entry struct {
 // Tables are the descriptors of the package's tables.
 func Tables() store.Schema {
 	return store.Schema{{
-		Name: tableLedger, Version: 2, Columns: []store.Column{{Name: "at", Type: store.Int}}, Indexes: [][]string{{"at"}},
-		Derive: store.JSON(func(_ string, e *entry) store.Derived { return store.Derived{Columns: []any{store.Millis(e.At)}} }),
+		Name: tableLedger, Version: 3,
+		Columns: []store.Column{{Name: "at", Type: store.Int}, {Name: "version", Type: store.Text}, {Name: "run", Type: store.Text}},
+		Indexes: [][]string{{"at"}, {"version"}, {"run"}},
+		Derive: store.JSON(func(key string, e *entry) store.Derived {
+			_, version, _ := strings.Cut(key, "\x01")
+			return store.Derived{Columns: []any{store.Millis(e.At), version, e.Run}}
+		}),
 	}, seenTable(), openTable()}
 }
 

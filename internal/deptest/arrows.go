@@ -152,6 +152,11 @@ var Arrows = []Row{
 		Instead: inApp,
 	},
 	{
+		Dir: "internal/lineage", May: []string{"", "internal/arrival", "internal/object"},
+		Why:     "reads what arrivals, objects and runs remember of each other; the engine is handed to it",
+		Instead: inApp,
+	},
+	{
 		Dir: "internal/stats", May: []string{"", "internal/feed", "internal/store"},
 		Why:     "counts made from the event log",
 		Instead: inApp,
@@ -305,6 +310,11 @@ var Arrows = []Row{
 		Instead: "what a file may hold is said where the file is read",
 	},
 	{
+		Dir: "internal/footprint", Modules: []string{"golang.org/x/sys"},
+		Why:     "gives an idle process's memory back; it knows of nothing but the process",
+		Instead: "whoever knows that it is quiet calls it",
+	},
+	{
 		Dir: "internal/netguard", May: []string{""},
 		Why:     "which addresses may be called, for whatever calls them on behalf of a pipeline",
 		Instead: "whoever calls brings its own client",
@@ -315,7 +325,7 @@ var Arrows = []Row{
 		Instead: inContract,
 	},
 	{
-		Dir: "internal/runner/*", May: []string{"", "internal/mask", "internal/runner"}, Modules: []string{"golang.org/x/sys"},
+		Dir: "internal/runner/*", May: []string{"", "internal/footprint", "internal/mask", "internal/runner"}, Modules: []string{"golang.org/x/sys"},
 		Why:     "an implementation, which knows its contract and no sibling",
 		Instead: inContract,
 	},

@@ -273,3 +273,12 @@ func (e *Engine) linked(ctx context.Context, f waybill.RunFilter, from after) (w
 
 // Summary returns a run without its steps. KindNotFound when there is none.
 func (e *Engine) Summary(ctx context.Context, id string) (waybill.Run, error) { return e.run(ctx, id) }
+
+// Kept reports whether a run is still there.
+func (e *Engine) Kept(ctx context.Context, id string) (bool, error) {
+	_, err := e.run(ctx, id)
+	if waybill.IsKind(err, waybill.KindNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}

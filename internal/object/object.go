@@ -93,6 +93,7 @@ func Tables() store.Schema {
 				return store.Derived{Columns: []any{store.Millis(o.CreatedAt)}}
 			}),
 		},
+		madeTable(),
 	}
 }
 
@@ -185,18 +186,18 @@ func (x *Objects) PutObject(ctx context.Context, o waybill.Object, r io.Reader, 
 		return o, waybill.E(waybill.KindInvalid, "the content's checksum is %s, not %s", ref.SHA256, o.SHA256)
 	}
 	o.SHA256, o.Size, o.CreatedBy, o.Deleted = ref.SHA256, ref.Size, by.Name, false
-	hops := 0
+	from := origin{attempt: by.Attempt}
 	if by.Attempt != "" && x.o.Hops != nil {
-		if hops, err = x.o.Hops(ctx, by.Attempt); err != nil {
+		if from.hops, err = x.o.Hops(ctx, by.Attempt); err != nil {
 			return o, err
 		}
 	}
-	return x.add(ctx, o, hops, idempotencyKey)
+	return x.add(ctx, o, from, idempotencyKey)
 }
 
 // add makes o the current version of its object and returns it. With an
 // idempotency key that was used before, that is the version made then.
-func (x *Objects) add(ctx context.Context, o waybill.Object, hops int, key string) (waybill.Object, error) {
+func (x *Objects) add(ctx context.Context, o waybill.Object, from origin, key string) (waybill.Object, error) {
 	idem := name(o.Bucket, o.Key) + "\x01" + key
 	for {
 		if key != "" {
@@ -211,7 +212,7 @@ func (x *Objects) add(ctx context.Context, o waybill.Object, hops int, key strin
 				return o, err
 			}
 		}
-		c, err := x.commit(ctx, &o, hops)
+		c, err := x.commit(ctx, &o, from)
 		if err != nil {
 			return o, err
 		}
@@ -251,7 +252,7 @@ type Arrival struct {
 
 // commit makes o a version that is newer than the current one, and returns the
 // change that makes it current.
-func (x *Objects) commit(ctx context.Context, o *waybill.Object, hops int) (*store.Commit, error) {
+func (x *Objects) commit(ctx context.Context, o *waybill.Object, from origin) (*store.Commit, error) {
 	full := name(o.Bucket, o.Key)
 	o.CreatedAt = x.store.Now().UTC()
 	o.Version = waybill.NewID(o.CreatedAt)
@@ -295,6 +296,13 @@ func (x *Objects) commit(ctx context.Context, o *waybill.Object, hops int) (*sto
 	} else if err != nil {
 		return nil, err
 	}
+	if from.attempt != "" {
+		p, err := madePut(o, from.attempt)
+		if err != nil {
+			return nil, err
+		}
+		c.Puts = append(c.Puts, p)
+	}
 	kind := "object.deleted"
 	if !o.Deleted {
 		kind = "object.put"
@@ -302,7 +310,7 @@ func (x *Objects) commit(ctx context.Context, o *waybill.Object, hops int) (*sto
 			Event: waybill.Event{
 				ID: o.Version, Type: "object", Source: "/buckets/" + o.Bucket, Subject: o.Key, Time: o.CreatedAt, Object: o,
 			},
-			Hops: hops, Change: change,
+			Hops: from.hops, Change: change,
 		})
 		if err != nil {
 			return nil, err
@@ -402,6 +410,6 @@ func (x *Objects) DeleteObject(ctx context.Context, bucket, key string, by waybi
 	if err != nil {
 		return err
 	}
-	_, err = x.add(ctx, waybill.Object{Tenant: o.Tenant, Bucket: bucket, Key: key, CreatedBy: by.Name, Deleted: true}, 0, "")
+	_, err = x.add(ctx, waybill.Object{Tenant: o.Tenant, Bucket: bucket, Key: key, CreatedBy: by.Name, Deleted: true}, origin{attempt: by.Attempt}, "")
 	return err
 }

@@ -18,6 +18,9 @@ type Keep struct {
 	Current  time.Duration // age up to which current versions are kept; 0 keeps all
 	// References calls each for all content that others than objects refer to.
 	References func(ctx context.Context, each func(sha256 string)) error
+	// Run reports whether a run is kept. With it, who made versions is forgotten when
+	// both they and the run are; nil keeps it.
+	Run func(ctx context.Context, id string) (bool, error)
 }
 
 const (
@@ -50,6 +53,11 @@ func (x *Objects) Sweep(ctx context.Context, now time.Time, keep Keep) error {
 	}
 	if err := x.sweepKeys(ctx, now.Add(-remembered)); err != nil {
 		return err
+	}
+	if age := max(keep.Versions, keep.Current); age > 0 && keep.Run != nil {
+		if err := x.sweepMade(ctx, now.Add(-age), keep.Run); err != nil {
+			return err
+		}
 	}
 	return x.sweepContent(ctx, keep)
 }
