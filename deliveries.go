@@ -339,7 +339,7 @@ type MatrixCell struct {
 	Cluster    string       `json:"cluster"`
 	Deployment string       `json:"deployment"`
 	ImageTag   string       `json:"image_tag"`
-	State      ClusterState `json:"state"`
+	State      ClusterState `json:"state"` // empty for what the manifests say
 	Since      time.Time    `json:"since"`
 }
 
@@ -359,7 +359,7 @@ type RingDifference struct {
 	SourceRepo string `json:"source_repo,omitempty"`
 	Compare    string `json:"compare,omitempty"` // where the commits between the two are shown
 	// Behind is how many deployments came to the first ring after the one whose image is
-	// in the second; -1 when that image is not known to have been in the first.
+	// in the second; -1 when that image is not among the newest 24 of the first.
 	Behind int `json:"behind"`
 }
 
@@ -367,7 +367,7 @@ type RingDifference struct {
 type Lag struct {
 	Service string        `json:"service"`
 	Behind  int           `json:"behind"` // as RingDifference.Behind
-	Time    time.Duration `json:"time"`   // since the first deployment that is missing; 0 when none is
+	Time    time.Duration `json:"time"`   // since the first deployment that is missing, at least; 0 when none is
 	From    string        `json:"from"`   // newest image tag of the first ring
 	To      string        `json:"to,omitempty"`
 }
@@ -398,6 +398,51 @@ type UnlinkedItem struct {
 	Since      time.Time  `json:"since"`
 }
 
+// DORAQuery selects what the delivery metrics are made of.
+type DORAQuery struct {
+	Partition string
+	Ring      string // the one that counts as production
+	Service   string // as displayed; empty: all of them
+	From      time.Time
+	Until     time.Time
+}
+
+// DORA are the five metrics of software delivery (dora.dev/guides/dora-metrics), of the
+// deployments that reached the ring within the window: when the first cluster said that
+// it is healthy there, or failed. In a ring of which no cluster says either, it is when the
+// manifests were made (Approximate says so).
+type DORA struct {
+	Ring        string    `json:"ring"`
+	Service     string    `json:"service,omitempty"`
+	From        time.Time `json:"from"`
+	Until       time.Time `json:"until"`
+	Deployments int       `json:"deployments"`
+
+	// From the time of the source commit (of its build's first report, when the time of
+	// the commit is not known) until the ring was reached. Median and 90th percentile by
+	// the nearest rank, of the deployments of Timed; an image that was there before does
+	// not count again.
+	LeadTime    time.Duration `json:"lead_time"`
+	LeadTimeP90 time.Duration `json:"lead_time_p90"`
+	Timed       int           `json:"timed"`
+	// Deployments for each day of the window.
+	Frequency float64 `json:"frequency_per_day"`
+	// The share of deployments that failed in a cluster, or that were taken back.
+	FailRate float64 `json:"fail_rate"`
+	Failed   int     `json:"failed"`
+	// From the first sign of failure until a deployment of the service was healthy there
+	// again, the median over those that recovered.
+	Recovery  time.Duration `json:"recovery"`
+	Recovered int           `json:"recovered"`
+	// The share of deployments that were made to repair: the first of a service after one that
+	// failed or, where it was taken back, the one that took it back.
+	ReworkRate float64 `json:"rework_rate"`
+	Rework     int     `json:"rework"`
+
+	// Approximate lists what the numbers stand on where it is not what the definition asks for.
+	Approximate []string `json:"approximate"`
+}
+
 // Deliveries follows changes from their source to every cluster.
 type Deliveries interface {
 	// Report takes in a report and returns once it is durable, with what it changed.
@@ -423,6 +468,8 @@ type Deliveries interface {
 	Rollbacks(ctx context.Context, partition, ring, service string) ([]Rollback, error)
 	// Unlinked lists what belongs to nothing that is known, newest first.
 	Unlinked(ctx context.Context, partition string, limit int, cursor string) (Page[UnlinkedItem], error)
+	// DORA measures a ring.
+	DORA(ctx context.Context, q DORAQuery) (DORA, error)
 	// DeliveryPartitions lists the partitions that hold anything.
 	DeliveryPartitions(ctx context.Context) ([]string, error)
 }

@@ -3,7 +3,6 @@ package delivery
 import (
 	"cmp"
 	"maps"
-	"net/url"
 	"slices"
 	"time"
 
@@ -54,7 +53,7 @@ func placeKey(d *waybill.Deployment) string {
 	if d == nil || d.Service == "" || d.Ring == "" {
 		return ""
 	}
-	return escape(fold(d.Service)) + "/" + escape(d.Ring)
+	return escape(bounded(fold(d.Service))) + "/" + escape(bounded(d.Ring))
 }
 
 // visits are what a row adds to its place.
@@ -65,7 +64,7 @@ func visits(d *waybill.Deployment) map[string]visit {
 	}
 	v := visit{
 		Deployment: d.ID, ImageTag: d.ImageTag, ImageDigest: d.ImageDigest, Commit: d.Commit, SourceRepo: d.SourceRepo,
-		ManifestCommit: d.ManifestCommit, State: waybill.ClusterApplied,
+		ManifestCommit: d.ManifestCommit,
 	}
 	for _, c := range d.Clusters {
 		x := v
@@ -121,6 +120,3 @@ func (s *state) putPlace(key string, p *place) {
 	s.places[key] = p
 	s.dirty.places[key] = true
 }
-
-// escape makes a value a part of a key.
-func escape(s string) string { return url.PathEscape(s) }

@@ -13,7 +13,9 @@ import (
 // Limits of a report.
 const (
 	// MaxField is how many bytes a field can have.
-	MaxField = 1024
+	MaxField = 512
+	// MaxPartition is how many bytes the name of a partition can have.
+	MaxPartition = 128
 	// MaxMessage is how many bytes a message, a URL or an ID can have.
 	MaxMessage = 4096
 )
@@ -36,7 +38,7 @@ func check(r waybill.DeliveryReport) (waybill.DeliveryReport, error) {
 		value *string
 		limit int
 	}{
-		{"id", &r.ID, MaxMessage}, {"provider", &r.Provider, MaxField}, {"partition", &r.Partition, MaxField},
+		{"id", &r.ID, MaxMessage}, {"provider", &r.Provider, MaxField}, {"partition", &r.Partition, MaxPartition},
 		{"run", &r.Run, MaxField}, {"url", &r.URL, MaxMessage}, {"service", &r.Service, MaxField},
 		{"image_tag", &r.ImageTag, MaxField}, {"image_digest", &r.ImageDigest, MaxField}, {"commit", &r.Commit, MaxField},
 		{"source_repo", &r.SourceRepo, MaxField}, {"build_run", &r.BuildRun, MaxField}, {"ring", &r.Ring, MaxField},
