@@ -1,6 +1,7 @@
 package facet
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"math"
@@ -43,6 +44,40 @@ type node struct {
 	field *Field
 	id    bool
 	below map[string]*node
+
+	// Names that have come, in the order in which they first did: documents are alike, so the next one is
+	// mostly known before it is looked up.
+	seen  []named
+	place map[string]int
+	stamp uint64 // number of the document that has values of the field
+}
+
+type named struct {
+	name string
+	to   *node
+}
+
+// find returns what is below a name, or nil. at is where among the names that have come it is looked for first.
+func (n *node) find(name []byte, at *int) *node {
+	if i := *at; i < len(n.seen) && n.seen[i].name == string(name) {
+		*at = i + 1
+		return n.seen[i].to
+	}
+	i, ok := n.place[string(name)]
+	if !ok {
+		to := n.below[string(name)]
+		if to == nil {
+			return nil
+		}
+		if n.place == nil {
+			n.place = map[string]int{}
+		}
+		i = len(n.seen)
+		n.seen = append(n.seen, named{string(name), to})
+		n.place[n.seen[i].name] = i
+	}
+	*at = i + 1
+	return n.seen[i].to
 }
 
 // NewDecoder returns a decoder for a schema. A document's id is the string or number
@@ -87,9 +122,11 @@ func (n *node) put(name string, to *node) {
 // Decode reads one object. Names that the schema does not have are passed over. The document's
 // Source is line itself, not a copy. Errors wrap ErrBadValue, ErrWrongKind or ErrTooMany and say where.
 func (d *Decoder) Decode(line []byte) (Doc, error) {
-	doc := Doc{Fields: make(map[string][]Value, 16), Source: line}
 	sc := &d.scanner
+	doc := Doc{Fields: make(map[string][]Value, max(16, sc.fields)), Source: line}
 	sc.b, sc.i, sc.depth = line, 0, 0
+	sc.serial++
+	sc.values = make([]Value, 0, sc.last)
 	sc.space()
 	if sc.i >= len(sc.b) || sc.b[sc.i] != '{' {
 		return Doc{}, sc.errorf("a document is a JSON object")
@@ -103,6 +140,7 @@ func (d *Decoder) Decode(line []byte) (Doc, error) {
 	if doc.ID == "" {
 		return Doc{}, &Error{Kind: ErrBadValue, Field: d.id, Msg: "a document without an id"}
 	}
+	sc.fields, sc.last, sc.values = len(doc.Fields), min(len(sc.values)+4, 1024), nil
 	return doc, nil
 }
 
@@ -113,7 +151,12 @@ type scanner struct {
 	b      []byte
 	i      int
 	depth  int
-	intern map[string]string
+	intern []string // strings that came lately, by their hash
+
+	serial uint64  // of the document
+	values []Value // of all fields of the document, one behind the other
+	// How many fields and values the last one had: the next one will have about as many.
+	fields, last int
 }
 
 func (s *scanner) errorf(format string, args ...any) error {
@@ -200,8 +243,9 @@ func (s *scanner) elements(each func() error) error {
 }
 
 func (s *scanner) object(n *node, doc *Doc) error {
+	at := 0
 	return s.members(func(name []byte) error {
-		below := n.below[string(name)]
+		below := n.find(name, &at)
 		if below == nil {
 			return s.skip()
 		}
@@ -233,7 +277,9 @@ func (s *scanner) member(n *node, doc *Doc) error {
 		if n.id {
 			s.i = start
 		}
-		return s.field(n.field, doc)
+		err := s.field(n.field, doc, n.stamp == s.serial)
+		n.stamp = s.serial
+		return err
 	}
 	if n.id {
 		return nil
@@ -252,27 +298,36 @@ func (s *scanner) member(n *node, doc *Doc) error {
 	return s.skip()
 }
 
-func (s *scanner) field(f *Field, doc *Doc) error {
+// field reads the values of a field. again says that the document may have some already.
+func (s *scanner) field(f *Field, doc *Doc, again bool) error {
+	first := len(s.values)
 	if s.next() != '[' || f.Kind == KindRange && s.isPair() {
 		v, err := s.value(f)
 		if err != nil {
 			return s.at(err, f, doc)
 		}
-		doc.Fields[f.Name] = append(doc.Fields[f.Name], v)
-		return nil
-	}
-	values := doc.Fields[f.Name]
-	err := s.elements(func() error {
-		v, err := s.value(f)
-		if err == nil {
-			values = append(values, v)
+		s.values = append(s.values, v)
+	} else {
+		err := s.elements(func() error {
+			v, err := s.value(f)
+			if err == nil {
+				s.values = append(s.values, v)
+			}
+			return err
+		})
+		if err != nil {
+			return s.at(err, f, doc)
 		}
-		return err
-	})
-	if err != nil {
-		return s.at(err, f, doc)
 	}
-	doc.Fields[f.Name] = values
+	values := s.values[first:len(s.values):len(s.values)]
+	if again {
+		values = append(doc.Fields[f.Name], values...)
+	}
+	if len(values) > 0 {
+		doc.Fields[f.Name] = values
+	} else if !again {
+		doc.Fields[f.Name] = nil
+	}
 	return nil
 }
 
@@ -588,15 +643,31 @@ func (s *scanner) str() (string, error) {
 	if len(b) > 64 {
 		return string(b), nil
 	}
-	if str, ok := s.intern[string(b)]; ok {
-		return str, nil
+	if s.intern == nil {
+		s.intern = make([]string, interned)
 	}
-	if s.intern == nil || len(s.intern) >= 1<<16 {
-		s.intern = map[string]string{}
+	known := &s.intern[internHash(b)]
+	if *known != string(b) {
+		*known = string(b)
 	}
-	str := string(b)
-	s.intern[str] = str
-	return str, nil
+	return *known, nil
+}
+
+// interned is how many strings share their memory; each has one place, which the next one takes.
+const interned = 1 << 13
+
+func internHash(b []byte) int {
+	h := uint64(len(b)) * 0x9e3779b97f4a7c15
+	for len(b) >= 8 {
+		h = (h ^ binary.LittleEndian.Uint64(b)) * 0x9e3779b97f4a7c15
+		h ^= h >> 29
+		b = b[8:]
+	}
+	for _, c := range b {
+		h = (h ^ uint64(c)) * 0x100000001b3
+	}
+	h *= 0x9e3779b97f4a7c15
+	return int(h >> (64 - 13))
 }
 
 // skip passes over a value.

@@ -61,11 +61,12 @@ func NewBuilder(fields []Field) *Builder {
 	return b
 }
 
-// Aside makes the builder compress sources on a goroutine of its own. Sources that Doc is given must then
+// Aside makes the builder compress sources on a goroutine of its own, and fast rather than well. Sources that Doc is given must then
 // not change until Write or Stop, one of which has to be called.
 func (b *Builder) Aside() {
 	aside, done := make(chan []byte, 64), make(chan struct{})
 	b.aside, b.done = aside, done
+	b.sources.fast = true
 	go func() {
 		defer close(done)
 		for s := range aside {
@@ -104,9 +105,34 @@ func (c *colBuilder) add(id uint32) {
 // Null adds null to the document's values.
 func (b *Builder) Null(field int) { b.cols[field].add(0) }
 
+// before returns what the last document has where the next value will be, 0 if nothing or null.
+func (c *colBuilder) before() uint32 {
+	n := len(c.flat)
+	switch {
+	case n == 0:
+		return 0
+	case c.single:
+		return c.flat[n-1]
+	case !c.seen:
+		return c.flat[c.starts[len(c.starts)-1]]
+	case len(c.starts) < 2:
+		return 0
+	}
+	cur := c.starts[len(c.starts)-1]
+	if i := c.starts[len(c.starts)-2] + uint32(n) - cur; i < cur {
+		return c.flat[i]
+	}
+	return 0
+}
+
 // Key adds a string.
 func (b *Builder) Key(field int, s string) {
 	c := &b.cols[field]
+	// Documents that follow each other are alike: comparing costs less than looking up.
+	if id := c.before(); id > 0 && c.keys[id-1] == s {
+		c.add(id)
+		return
+	}
 	id, ok := c.strs[s]
 	if !ok {
 		if c.strs == nil {

@@ -8,13 +8,19 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-var encoders = sync.Pool{New: func() any {
-	e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false), zstd.WithWindowSize(256<<10))
+var encoders, fastEncoders = encoderPool(zstd.SpeedDefault), encoderPool(zstd.SpeedFastest)
+
+func encoderPool(level zstd.EncoderLevel) *sync.Pool {
+	return &sync.Pool{New: func() any { return newEncoder(level) }}
+}
+
+func newEncoder(level zstd.EncoderLevel) *zstd.Encoder {
+	e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(level), zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false), zstd.WithWindowSize(256<<10))
 	if err != nil {
 		panic(err) // the options are constants
 	}
 	return e
-}}
+}
 
 var decoders = sync.Pool{New: func() any {
 	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(1<<30), zstd.IgnoreChecksum(true))
@@ -55,6 +61,7 @@ type sourceWriter struct {
 	blocks []block
 	emit   func([]byte) // where compressed bytes go instead of out
 	off    uint64
+	fast   bool // a batch that somebody waits for: 1.5 times as fast, 4 % more bytes
 }
 
 func (s *sourceWriter) size() int { return len(s.raw) + len(s.out) + 24*len(s.blocks) }
@@ -74,10 +81,14 @@ func (s *sourceWriter) close() {
 	if s.count == 0 {
 		return
 	}
-	e := encoders.Get().(*zstd.Encoder)
+	pool := encoders
+	if s.fast {
+		pool = fastEncoders
+	}
+	e := pool.Get().(*zstd.Encoder)
 	at := len(s.out)
 	s.out = e.EncodeAll(s.raw, s.out)
-	encoders.Put(e)
+	pool.Put(e)
 	s.took(s.out[at:], s.count)
 	s.raw, s.count = s.raw[:0], 0
 	if s.emit != nil {
