@@ -5,6 +5,8 @@ import (
 	"os"
 	"runtime/debug"
 	"time"
+
+	"github.com/waybill-run/waybill/internal/footprint"
 )
 
 // tuneMemory makes the collector keep less in reserve: a server is idle most of
@@ -35,7 +37,7 @@ func (s *Server) release(ctx context.Context) {
 		}
 		// Once at first, and once more when the store has let go of its caches.
 		if quiet == 1 || quiet == 4 {
-			debug.FreeOSMemory()
+			footprint.Release()
 		}
 	}
 }

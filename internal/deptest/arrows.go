@@ -187,6 +187,16 @@ var Arrows = []Row{
 		Instead: inApp,
 	},
 	{
+		Dir: "internal/auth/oidc", May: []string{""}, Modules: []string{"github.com/coreos/go-oidc/v3", "github.com/go-jose/go-jose/v4"},
+		Why:     "who holds a token of an identity provider; it knows no store and no HTTP of ours",
+		Instead: inApp,
+	},
+	{
+		Dir: "internal/login", May: []string{""}, Modules: []string{"github.com/coreos/go-oidc/v3", "golang.org/x/oauth2"},
+		Why:     "how a person gets a token and where it is kept; the command line alone uses it",
+		Instead: "what talks to a server belongs in internal/cli, through the client",
+	},
+	{
 		Dir:     "internal/mask",
 		Why:     "text in, text out; whatever writes text that a unit or a secret may have touched imports it",
 		Instead: "it needs nothing: what is secret is told to it",
@@ -352,7 +362,7 @@ var Arrows = []Row{
 		Instead: inRoot,
 	},
 	{
-		Dir: "internal/cli", May: []string{"", "client", "internal/cron"}, Modules: []string{"github.com/spf13/cobra", "golang.org/x/term"},
+		Dir: "internal/cli", May: []string{"", "client", "internal/cron", "internal/login"}, Modules: []string{"github.com/spf13/cobra", "golang.org/x/term"},
 		Why:     "speaks to servers as everybody can, through the client, so that it needs nothing else of ours",
 		Instead: "what works on this machine is handed in by internal/app; what the server knows gets an operation in api/openapi.yaml",
 	},

@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/waybill-run/waybill"
+	"github.com/waybill-run/waybill/internal/footprint"
 )
 
 // supervisor is the parent of all units of one folder.
@@ -45,6 +46,7 @@ type supervisor struct {
 	units   map[string]*unit
 	clients int
 	running int       // units that were begun and have not ended
+	begun   int       // units that were begun
 	idle    time.Time // when the last client or unit went
 	closing bool      // it was idle for long enough
 }
@@ -255,6 +257,32 @@ func wait(pid int) unix.WaitStatus {
 }
 
 // serve accepts clients until ctx ends or nothing needs the supervisor any more.
+// restAfter is how long no unit must have begun before memory is given back.
+const restAfter = 5 * time.Second
+
+// rest gives memory back when a time of work is over; starting is one, too.
+func (s *supervisor) rest(ctx context.Context) {
+	tick := time.NewTicker(restAfter)
+	defer tick.Stop()
+	for before, rested := 0, false; ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		s.mu.Lock()
+		begun := s.begun
+		s.mu.Unlock()
+		switch {
+		case begun != before:
+			before, rested = begun, false
+		case !rested:
+			footprint.Release()
+			rested = true
+		}
+	}
+}
+
 func (s *supervisor) serve(ctx context.Context) error {
 	l, err := listen(s.dir)
 	if err != nil {
@@ -263,6 +291,7 @@ func (s *supervisor) serve(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go s.watchIdle(ctx, cancel)
+	go s.rest(ctx)
 	defer context.AfterFunc(ctx, func() { l.Close() })()
 	for {
 		c, err := l.AcceptUnix()

@@ -80,6 +80,7 @@ func (s *supervisor) start(spec *runner.Spec) response {
 	}
 	u := newUnit(s, spec.Unit)
 	s.units[spec.Unit] = u
+	s.begun++
 	s.running++
 	s.mu.Unlock()
 
