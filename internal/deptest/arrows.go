@@ -142,8 +142,8 @@ var Arrows = []Row{
 		Instead: inApp,
 	},
 	{
-		Dir: "internal/project", May: []string{"", "internal/netguard", "internal/pipeline", "internal/queue", "internal/schema", "internal/store"}, Modules: []string{"github.com/fsnotify/fsnotify", "github.com/goccy/go-yaml"},
-		Why:     "definitions and settings, from a folder and the API, kept in the store",
+		Dir: "internal/project", May: []string{"", "internal/netguard", "internal/object", "internal/pipeline", "internal/queue", "internal/schema", "internal/store"}, Modules: []string{"github.com/fsnotify/fsnotify", "github.com/goccy/go-yaml"},
+		Why:     "definitions and settings, from a folder and the API, kept in the store; what a bucket may be called is the objects' rule",
 		Instead: inApp,
 	},
 	{
