@@ -100,23 +100,28 @@ func (s *session) sleep(ctx context.Context, timer *time.Timer, wait time.Durati
 	end := time.Now().Add(max(wait, time.Millisecond))
 	least := time.Now().Add(pace)
 	looked := time.Now()
+	look := time.Time{} // when it is looked whether a scan was asked for; zero: not
 	bell := s.bell
 	for {
-		timer.Reset(time.Until(end))
+		next := end
+		if !look.IsZero() {
+			next = earlier(end, look)
+		}
+		timer.Reset(time.Until(next))
 		select {
 		case <-ctx.Done():
 			return false
-		case <-timer.C:
-			return true
 		case <-bell:
 			bell, end = nil, earlier(end, least)
 		case <-records:
-			if time.Since(looked) < glance {
-				// It is looked for at the end of the pause, as the bell may not ring again.
-				end = earlier(end, looked.Add(glance))
-				continue
+			if look.IsZero() {
+				look = looked.Add(glance)
 			}
-			looked = time.Now()
+		case <-timer.C:
+			if !time.Now().Before(end) {
+				return true
+			}
+			looked, look = time.Now(), time.Time{}
 			if n, err := s.w.asked(ctx, s.conf.Name); err == nil && n > s.st.Asked {
 				return true
 			}
