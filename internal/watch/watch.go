@@ -129,6 +129,19 @@ func (w *Watcher) Keep(ctx context.Context) {
 
 // Ensure sends the messages that are missing.
 func (w *Watcher) Ensure(ctx context.Context) error {
+	// The rows are read before the messages: a server that was faster has changed the
+	// row then, or its message is seen.
+	rows := make([]store.Row, len(w.o.Buckets))
+	for i, b := range w.o.Buckets {
+		row, err := w.o.Store.Get(ctx, "", tableWatch, b.Name)
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+		if row.Val == nil {
+			row.Val = []byte(`{}`)
+		}
+		rows[i] = row
+	}
 	there := map[string]bool{}
 	for after := ""; ; {
 		msgs, next, err := w.o.Store.Peek(ctx, "", queue.TopicWatch, after, 1000)
@@ -142,20 +155,12 @@ func (w *Watcher) Ensure(ctx context.Context) error {
 			break
 		}
 	}
-	for _, b := range w.o.Buckets {
+	for i, b := range w.o.Buckets {
 		if there[b.Name] {
 			continue
 		}
-		row, err := w.o.Store.Get(ctx, "", tableWatch, b.Name)
-		if err != nil && !errors.Is(err, store.ErrNotFound) {
-			return err
-		}
-		if row.Val == nil {
-			row.Val = []byte(`{}`)
-		}
-		// Of two servers that miss it, the one whose revision counts sends it.
-		err = w.o.Store.Commit(ctx, &store.Commit{
-			Puts:  []store.Put{{Table: tableWatch, Key: b.Name, Rev: row.Rev, Val: row.Val}},
+		err := w.o.Store.Commit(ctx, &store.Commit{
+			Puts:  []store.Put{{Table: tableWatch, Key: b.Name, Rev: rows[i].Rev, Val: rows[i].Val}},
 			Sends: []store.Send{{Topic: queue.TopicWatch, Key: b.Name, Body: []byte(`{}`)}},
 		})
 		if err != nil && !errors.Is(err, store.ErrConflict) {
