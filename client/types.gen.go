@@ -90,6 +90,48 @@ func (e PipelineOrigin) Valid() bool {
 	}
 }
 
+// Defines values for TraceDirection.
+const (
+	TraceDirectionBoth TraceDirection = "both"
+	TraceDirectionDown TraceDirection = "down"
+	TraceDirectionUp   TraceDirection = "up"
+)
+
+// Valid indicates whether the value is a known member of the TraceDirection enum.
+func (e TraceDirection) Valid() bool {
+	switch e {
+	case TraceDirectionBoth:
+		return true
+	case TraceDirectionDown:
+		return true
+	case TraceDirectionUp:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for TraceObjectParamsDirection.
+const (
+	TraceObjectParamsDirectionBoth TraceObjectParamsDirection = "both"
+	TraceObjectParamsDirectionDown TraceObjectParamsDirection = "down"
+	TraceObjectParamsDirectionUp   TraceObjectParamsDirection = "up"
+)
+
+// Valid indicates whether the value is a known member of the TraceObjectParamsDirection enum.
+func (e TraceObjectParamsDirection) Valid() bool {
+	switch e {
+	case TraceObjectParamsDirectionBoth:
+		return true
+	case TraceObjectParamsDirectionDown:
+		return true
+	case TraceObjectParamsDirectionUp:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for GetPipelineGraphParamsFormat.
 const (
 	GetPipelineGraphParamsFormatDot     GetPipelineGraphParamsFormat = "dot"
@@ -105,6 +147,27 @@ func (e GetPipelineGraphParamsFormat) Valid() bool {
 	case GetPipelineGraphParamsFormatMermaid:
 		return true
 	case GetPipelineGraphParamsFormatText:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for TraceRunParamsDirection.
+const (
+	TraceRunParamsDirectionBoth TraceRunParamsDirection = "both"
+	TraceRunParamsDirectionDown TraceRunParamsDirection = "down"
+	TraceRunParamsDirectionUp   TraceRunParamsDirection = "up"
+)
+
+// Valid indicates whether the value is a known member of the TraceRunParamsDirection enum.
+func (e TraceRunParamsDirection) Valid() bool {
+	switch e {
+	case TraceRunParamsDirectionBoth:
+		return true
+	case TraceRunParamsDirectionDown:
+		return true
+	case TraceRunParamsDirectionUp:
 		return true
 	default:
 		return false
@@ -342,6 +405,22 @@ type HeartbeatResult struct {
 
 // Kind The kind of a problem. Kinds are only ever added.
 type Kind = waybill.Kind
+
+// Lineage What led to an object or run and what followed. The root is the first of the nodes; edges go from what was there
+// first to what followed. A circle is in it once.
+type Lineage = waybill.Lineage
+
+// LineageEdge defines model for LineageEdge.
+type LineageEdge = waybill.LineageEdge
+
+// LineageNode An object or a run.
+type LineageNode = waybill.LineageNode
+
+// LineageObject A version of an object.
+type LineageObject = waybill.LineageObject
+
+// LineageRun A run in brief. Of one that is gone only what others tell.
+type LineageRun = waybill.LineageRun
 
 // Message defines model for Message.
 type Message struct {
@@ -975,6 +1054,15 @@ type StepName = string
 // Topic defines model for Topic.
 type Topic = string
 
+// TraceDepth defines model for TraceDepth.
+type TraceDepth = int
+
+// TraceDirection defines model for TraceDirection.
+type TraceDirection string
+
+// TraceLimit defines model for TraceLimit.
+type TraceLimit = int
+
 // ListAuditRecordsParams defines parameters for ListAuditRecords.
 type ListAuditRecordsParams struct {
 	// Limit The most items in the answer.
@@ -1027,6 +1115,24 @@ type PutObjectParams struct {
 	// ContentDigest The SHA-256 of the content (RFC 9530, `sha-256=:…:`). Content that differs is refused.
 	ContentDigest string `json:"Content-Digest,omitempty,omitzero"`
 }
+
+// TraceObjectParams defines parameters for TraceObject.
+type TraceObjectParams struct {
+	// Version A version; the current one when left out.
+	Version ObjectVersion `form:"version,omitempty" json:"version,omitempty,omitzero"`
+
+	// Direction What it came of, what came of it, or both.
+	Direction TraceObjectParamsDirection `form:"direction,omitempty" json:"direction,omitempty,omitzero"`
+
+	// Depth How many edges to follow.
+	Depth TraceDepth `form:"depth,omitempty" json:"depth,omitempty,omitzero"`
+
+	// Limit How many nodes to answer with.
+	Limit TraceLimit `form:"limit,omitempty" json:"limit,omitempty,omitzero"`
+}
+
+// TraceObjectParamsDirection defines parameters for TraceObject.
+type TraceObjectParamsDirection string
 
 // GetDoctorParams defines parameters for GetDoctor.
 type GetDoctorParams struct {
@@ -1172,6 +1278,21 @@ type CompleteAttemptParams struct {
 	// Token The attempt's token, for scripts that know one URL only.
 	Token string `form:"token,omitempty" json:"token,omitempty,omitzero"`
 }
+
+// TraceRunParams defines parameters for TraceRun.
+type TraceRunParams struct {
+	// Direction What it came of, what came of it, or both.
+	Direction TraceRunParamsDirection `form:"direction,omitempty" json:"direction,omitempty,omitzero"`
+
+	// Depth How many edges to follow.
+	Depth TraceDepth `form:"depth,omitempty" json:"depth,omitempty,omitzero"`
+
+	// Limit How many nodes to answer with.
+	Limit TraceLimit `form:"limit,omitempty" json:"limit,omitempty,omitzero"`
+}
+
+// TraceRunParamsDirection defines parameters for TraceRun.
+type TraceRunParamsDirection string
 
 // ListSchedulesParams defines parameters for ListSchedules.
 type ListSchedulesParams struct {

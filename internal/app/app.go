@@ -25,6 +25,7 @@ import (
 	"github.com/waybill-run/waybill/internal/engine"
 	"github.com/waybill-run/waybill/internal/fault"
 	"github.com/waybill-run/waybill/internal/httpd"
+	"github.com/waybill-run/waybill/internal/lineage"
 	"github.com/waybill-run/waybill/internal/mask"
 	"github.com/waybill-run/waybill/internal/object"
 	"github.com/waybill-run/waybill/internal/pipeline"
@@ -387,7 +388,7 @@ func (s *Server) work(ctx context.Context) error {
 	s.background.Go(func() { s.release(bg) })
 	s.background.Go(func() { s.watchFolder(bg) })
 	s.http.SetReady(httpd.Services{
-		Runs: s.engine, Callbacks: s.engine, Pipelines: s.project, Objects: objects, Queues: admin, Tokens: tokens, Secrets: s.kept,
+		Runs: s.engine, Callbacks: s.engine, Pipelines: s.project, Objects: objects, Lineages: lineage.New(s.engine, objects, arrivals), Queues: admin, Tokens: tokens, Secrets: s.kept,
 		Watches: s.watches, Sources: s.intake,
 		Events: s.triggers.events, Schedules: s.triggers.schedules, Folder: projectFolder{s}, Schemas: FileSchema,
 		Operations: s.ops, Dumps: admin,

@@ -14,7 +14,7 @@ import (
 )
 
 func (a *app) objectCmd() *cobra.Command {
-	return group("object", "Put, get, list and delete objects", a.objectPutCmd(), a.objectGetCmd(), a.objectListCmd(), a.objectDeleteCmd())
+	return group("object", "Put, get, list, trace and delete objects", a.objectPutCmd(), a.objectGetCmd(), a.objectListCmd(), a.objectTraceCmd(), a.objectDeleteCmd())
 }
 
 func (a *app) objectPutCmd() *cobra.Command {

@@ -64,6 +64,7 @@ var operations = map[string]operation{
 	"POST /api/v1/runs/{run}/retry":  {id: "retryRun", need: waybill.RoleOperator, action: "run.retry"},
 	"POST /api/v1/runs/{run}/pause":  {id: "pauseRun", need: waybill.RoleOperator, action: "run.pause"},
 	"POST /api/v1/runs/{run}/resume": {id: "resumeRun", need: waybill.RoleOperator, action: "run.resume"},
+	"GET /api/v1/runs/{run}/trace":   {id: "traceRun", need: waybill.RoleViewer},
 	"GET /api/v1/slots":              {id: "listSlots", need: waybill.RoleViewer},
 	// The step may want an admin, or one of some names.
 	"POST /api/v1/runs/{run}/steps/{step}/approval": {id: "answerApproval", need: waybill.RoleOperator, action: "approval.answer"},
@@ -80,6 +81,7 @@ var operations = map[string]operation{
 	"PUT /api/v1/buckets/{bucket}/objects/{key}":    {id: "putObject", need: waybill.RoleOperator, unit: unitAny, action: "object.put", quiet: true},
 	"GET /api/v1/buckets/{bucket}/objects/{key}":    {id: "getObject", need: waybill.RoleViewer, unit: unitAny},
 	"HEAD /api/v1/buckets/{bucket}/objects/{key}":   {id: "headObject", need: waybill.RoleViewer, unit: unitAny},
+	"GET /api/v1/buckets/{bucket}/trace/{key}":      {id: "traceObject", need: waybill.RoleViewer},
 	"DELETE /api/v1/buckets/{bucket}/objects/{key}": {id: "deleteObject", need: waybill.RoleOperator, action: "object.delete"},
 
 	"POST /api/v1/hooks/{pipeline}":                     {id: "callHook", action: "hook.deliver", quiet: true},

@@ -26,6 +26,7 @@ type Services struct {
 	Callbacks     waybill.Callbacks
 	Pipelines     waybill.Pipelines
 	Objects       waybill.Objects
+	Lineages      waybill.Lineages
 	Queues        waybill.Queues
 	Tokens        waybill.Tokens
 	Operations    waybill.Operations

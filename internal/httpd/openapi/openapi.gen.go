@@ -96,6 +96,48 @@ func (e PipelineOrigin) Valid() bool {
 	}
 }
 
+// Defines values for TraceDirection.
+const (
+	TraceDirectionBoth TraceDirection = "both"
+	TraceDirectionDown TraceDirection = "down"
+	TraceDirectionUp   TraceDirection = "up"
+)
+
+// Valid indicates whether the value is a known member of the TraceDirection enum.
+func (e TraceDirection) Valid() bool {
+	switch e {
+	case TraceDirectionBoth:
+		return true
+	case TraceDirectionDown:
+		return true
+	case TraceDirectionUp:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for TraceObjectParamsDirection.
+const (
+	TraceObjectParamsDirectionBoth TraceObjectParamsDirection = "both"
+	TraceObjectParamsDirectionDown TraceObjectParamsDirection = "down"
+	TraceObjectParamsDirectionUp   TraceObjectParamsDirection = "up"
+)
+
+// Valid indicates whether the value is a known member of the TraceObjectParamsDirection enum.
+func (e TraceObjectParamsDirection) Valid() bool {
+	switch e {
+	case TraceObjectParamsDirectionBoth:
+		return true
+	case TraceObjectParamsDirectionDown:
+		return true
+	case TraceObjectParamsDirectionUp:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for GetPipelineGraphParamsFormat.
 const (
 	GetPipelineGraphParamsFormatDot     GetPipelineGraphParamsFormat = "dot"
@@ -111,6 +153,27 @@ func (e GetPipelineGraphParamsFormat) Valid() bool {
 	case GetPipelineGraphParamsFormatMermaid:
 		return true
 	case GetPipelineGraphParamsFormatText:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for TraceRunParamsDirection.
+const (
+	TraceRunParamsDirectionBoth TraceRunParamsDirection = "both"
+	TraceRunParamsDirectionDown TraceRunParamsDirection = "down"
+	TraceRunParamsDirectionUp   TraceRunParamsDirection = "up"
+)
+
+// Valid indicates whether the value is a known member of the TraceRunParamsDirection enum.
+func (e TraceRunParamsDirection) Valid() bool {
+	switch e {
+	case TraceRunParamsDirectionBoth:
+		return true
+	case TraceRunParamsDirectionDown:
+		return true
+	case TraceRunParamsDirectionUp:
 		return true
 	default:
 		return false
@@ -348,6 +411,22 @@ type HeartbeatResult struct {
 
 // Kind The kind of a problem. Kinds are only ever added.
 type Kind = waybill.Kind
+
+// Lineage What led to an object or run and what followed. The root is the first of the nodes; edges go from what was there
+// first to what followed. A circle is in it once.
+type Lineage = waybill.Lineage
+
+// LineageEdge defines model for LineageEdge.
+type LineageEdge = waybill.LineageEdge
+
+// LineageNode An object or a run.
+type LineageNode = waybill.LineageNode
+
+// LineageObject A version of an object.
+type LineageObject = waybill.LineageObject
+
+// LineageRun A run in brief. Of one that is gone only what others tell.
+type LineageRun = waybill.LineageRun
 
 // Message defines model for Message.
 type Message struct {
@@ -981,6 +1060,15 @@ type StepName = string
 // Topic defines model for Topic.
 type Topic = string
 
+// TraceDepth defines model for TraceDepth.
+type TraceDepth = int
+
+// TraceDirection defines model for TraceDirection.
+type TraceDirection string
+
+// TraceLimit defines model for TraceLimit.
+type TraceLimit = int
+
 // ListAuditRecordsParams defines parameters for ListAuditRecords.
 type ListAuditRecordsParams struct {
 	// Limit The most items in the answer.
@@ -1033,6 +1121,24 @@ type PutObjectParams struct {
 	// ContentDigest The SHA-256 of the content (RFC 9530, `sha-256=:…:`). Content that differs is refused.
 	ContentDigest string `json:"Content-Digest,omitempty,omitzero"`
 }
+
+// TraceObjectParams defines parameters for TraceObject.
+type TraceObjectParams struct {
+	// Version A version; the current one when left out.
+	Version ObjectVersion `form:"version,omitempty" json:"version,omitempty,omitzero"`
+
+	// Direction What it came of, what came of it, or both.
+	Direction TraceObjectParamsDirection `form:"direction,omitempty" json:"direction,omitempty,omitzero"`
+
+	// Depth How many edges to follow.
+	Depth TraceDepth `form:"depth,omitempty" json:"depth,omitempty,omitzero"`
+
+	// Limit How many nodes to answer with.
+	Limit TraceLimit `form:"limit,omitempty" json:"limit,omitempty,omitzero"`
+}
+
+// TraceObjectParamsDirection defines parameters for TraceObject.
+type TraceObjectParamsDirection string
 
 // GetDoctorParams defines parameters for GetDoctor.
 type GetDoctorParams struct {
@@ -1179,6 +1285,21 @@ type CompleteAttemptParams struct {
 	Token string `form:"token,omitempty" json:"token,omitempty,omitzero"`
 }
 
+// TraceRunParams defines parameters for TraceRun.
+type TraceRunParams struct {
+	// Direction What it came of, what came of it, or both.
+	Direction TraceRunParamsDirection `form:"direction,omitempty" json:"direction,omitempty,omitzero"`
+
+	// Depth How many edges to follow.
+	Depth TraceDepth `form:"depth,omitempty" json:"depth,omitempty,omitzero"`
+
+	// Limit How many nodes to answer with.
+	Limit TraceLimit `form:"limit,omitempty" json:"limit,omitempty,omitzero"`
+}
+
+// TraceRunParamsDirection defines parameters for TraceRun.
+type TraceRunParamsDirection string
+
 // ListSchedulesParams defines parameters for ListSchedules.
 type ListSchedulesParams struct {
 	// Limit The most items in the answer.
@@ -1289,6 +1410,9 @@ type ServerInterface interface {
 	// ScanBucket List a watched bucket now
 	// (POST /api/v1/buckets/{bucket}/scan)
 	ScanBucket(w http.ResponseWriter, r *http.Request, bucket BucketName)
+	// TraceObject Follow an object to the runs and objects that it came of and that came of it
+	// (GET /api/v1/buckets/{bucket}/trace/{key})
+	TraceObject(w http.ResponseWriter, r *http.Request, bucket BucketName, key ObjectKey, params TraceObjectParams)
 	// GetDoctor Look at all parts of the server
 	// (GET /api/v1/doctor)
 	GetDoctor(w http.ResponseWriter, r *http.Request, params GetDoctorParams)
@@ -1400,6 +1524,9 @@ type ServerInterface interface {
 	// SetAttemptVariables Add variables without completing
 	// (POST /api/v1/runs/{run}/steps/{step}/attempts/{attempt}/variables)
 	SetAttemptVariables(w http.ResponseWriter, r *http.Request, run RunID, step StepName, attempt AttemptNumber)
+	// TraceRun Follow a run to what it came of and to what came of it
+	// (GET /api/v1/runs/{run}/trace)
+	TraceRun(w http.ResponseWriter, r *http.Request, run RunID, params TraceRunParams)
 	// ListSchedules List the schedules of active pipelines, by pipeline
 	// (GET /api/v1/schedules)
 	ListSchedules(w http.ResponseWriter, r *http.Request, params ListSchedulesParams)
@@ -1897,6 +2024,96 @@ func (siw *ServerInterfaceWrapper) ScanBucket(w http.ResponseWriter, r *http.Req
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ScanBucket(w, r, bucket)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// TraceObject operation middleware
+func (siw *ServerInterfaceWrapper) TraceObject(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "bucket" -------------
+	var bucket BucketName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "bucket", r.PathValue("bucket"), &bucket, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "bucket", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "key" -------------
+	var key ObjectKey
+
+	err = runtime.BindStyledParameterWithOptions("simple", "key", r.PathValue("key"), &key, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "key", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params TraceObjectParams
+
+	// ------------- Optional query parameter "version" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "version", r.URL.Query(), &params.Version, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "version"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "version", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "direction" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "direction", r.URL.Query(), &params.Direction, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "direction"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "direction", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "depth" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "depth", r.URL.Query(), &params.Depth, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "depth"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "depth", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.TraceObject(w, r, bucket, key, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -3334,6 +3551,74 @@ func (siw *ServerInterfaceWrapper) SetAttemptVariables(w http.ResponseWriter, r 
 	handler.ServeHTTP(w, r)
 }
 
+// TraceRun operation middleware
+func (siw *ServerInterfaceWrapper) TraceRun(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "run" -------------
+	var run RunID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "run", r.PathValue("run"), &run, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "run", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params TraceRunParams
+
+	// ------------- Optional query parameter "direction" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "direction", r.URL.Query(), &params.Direction, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "direction"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "direction", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "depth" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "depth", r.URL.Query(), &params.Depth, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "depth"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "depth", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.TraceRun(w, r, run, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ListSchedules operation middleware
 func (siw *ServerInterfaceWrapper) ListSchedules(w http.ResponseWriter, r *http.Request) {
 
@@ -3963,6 +4248,7 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodHead+" "+options.BaseURL+"/api/v1/buckets/{bucket}/objects/{key}", wrapper.HeadObject)
 	m.HandleFunc(http.MethodPut+" "+options.BaseURL+"/api/v1/buckets/{bucket}/objects/{key}", wrapper.PutObject)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/buckets/{bucket}/scan", wrapper.ScanBucket)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/buckets/{bucket}/trace/{key}", wrapper.TraceObject)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/doctor", wrapper.GetDoctor)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/events", wrapper.PublishEvents)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/hooks/{pipeline}", wrapper.CallHook)
@@ -4000,6 +4286,7 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/runs/{run}/steps/{step}/attempts/{attempt}/callback", wrapper.CompleteAttempt)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/runs/{run}/steps/{step}/attempts/{attempt}/heartbeat", wrapper.HeartbeatAttempt)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/runs/{run}/steps/{step}/attempts/{attempt}/variables", wrapper.SetAttemptVariables)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/runs/{run}/trace", wrapper.TraceRun)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/schedules", wrapper.ListSchedules)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/schedules/{pipeline}/{number}", wrapper.GetSchedule)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/schedules/{pipeline}/{number}/pause", wrapper.PauseSchedule)
