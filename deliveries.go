@@ -272,6 +272,27 @@ type Deployment struct {
 	UpdatedAt time.Time `json:"updated_at"` // its last stage's last news
 }
 
+// Duration is the time that the last run of each stage took, from when it was queued until
+// it ended, or until now. A run that is of two stages counts once, and waiting for a
+// pull request does not count.
+func (d *Deployment) Duration(now time.Time) time.Duration {
+	var sum time.Duration
+	counted := map[string]bool{}
+	for _, s := range []*DeploymentStage{d.Build, d.Config, d.Manifest} {
+		r := s.Last()
+		if r == nil || r.QueuedAt.IsZero() || s.Stage != StageManifest && counted[r.Run] {
+			continue
+		}
+		counted[r.Run] = true
+		end := r.FinishedAt
+		if end.IsZero() {
+			end = now
+		}
+		sum += max(0, end.Sub(r.QueuedAt))
+	}
+	return sum
+}
+
 // DisplayService is the service without an owner in front of it.
 func (d *Deployment) DisplayService() string { return DisplayService(d.Service) }
 
@@ -448,7 +469,8 @@ type Deliveries interface {
 	// Report takes in a report and returns once it is durable, with what it changed.
 	// The same report again changes nothing. KindInvalid: it lacks what its kind needs,
 	// or its ID was used with another content. KindTooLarge: a field is too long.
-	// KindNotFound: it names a deployment that does not exist.
+	// KindNotFound: it names a deployment that does not exist. KindExhausted: thousands of
+	// others carry the same reference.
 	Report(ctx context.Context, r DeliveryReport, by Principal) (ReportResult, error)
 	// Deployment finds a row by its id or by one that it had before.
 	Deployment(ctx context.Context, partition, id string) (DeploymentDetail, error)

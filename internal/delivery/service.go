@@ -112,13 +112,18 @@ func (s *Service) drain(ctx context.Context, partition string, l *lane) {
 		s.mu.Unlock()
 		limited, cancel := context.WithTimeout(ctx, patience)
 		err := s.write(limited, partition, batch)
-		cancel()
 		for _, q := range batch {
-			if err != nil {
-				q.res, q.err = waybill.ReportResult{}, err
+			fault := err
+			if isCrowded(err) && len(batch) > 1 {
+				// One of them is to blame, and only that one is refused.
+				fault = s.write(limited, partition, []*request{q})
+			}
+			if fault != nil {
+				q.res, q.err = waybill.ReportResult{}, fault
 			}
 			close(q.done)
 		}
+		cancel()
 	}
 }
 

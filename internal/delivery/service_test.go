@@ -341,3 +341,52 @@ type fataler interface {
 	Helper()
 	Fatal(args ...any)
 }
+
+// One tag for everything: the report that cannot be placed is refused, those that came
+// in with it are not.
+func TestReferenceOfTooMany(t *testing.T) {
+	st := lite(t)
+	s := delivery.New(delivery.Options{Store: st})
+	tell(t, s, report{Kind: "build", ImageTag: "app:latest", Service: "app", Commit: "c1"})
+	var c store.Commit
+	for i := range 4097 {
+		c.Puts = append(c.Puts, store.Put{Table: "delivery_ref", Key: fmt.Sprintf("default/config:tag:app:latest/config/%04d", i), Val: []byte("1")})
+	}
+	if err := st.Commit(t.Context(), &c); err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for i := range 10 {
+		wg.Go(func() {
+			if _, err := s.Report(context.Background(), report{Kind: "config", ImageTag: "app:latest", Ring: "dev", ConfigCommit: fmt.Sprint("h", i)}, waybill.Principal{}); !waybill.IsKind(err, waybill.KindExhausted) {
+				t.Error(err)
+			}
+		})
+		wg.Go(func() {
+			if _, err := s.Report(context.Background(), report{Kind: "build", ImageTag: fmt.Sprint("app:", i)}, waybill.Principal{}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if rows := list(t, s, waybill.DeploymentFilter{}); len(rows) != 11 {
+		t.Errorf("%d rows", len(rows))
+	}
+}
+
+func TestDurationOfRuns(t *testing.T) {
+	s := delivery.New(delivery.Options{Store: lite(t)})
+	run := func(r report, from, to int) report {
+		r.QueuedAt, r.FinishedAt = noon.Add(time.Duration(from)*time.Second), noon.Add(time.Duration(to)*time.Second)
+		return r
+	}
+	tell(t, s,
+		run(report{Kind: "build", Run: "1", ImageTag: "app:1"}, 0, 100), run(report{Kind: "config", Run: "1", ImageTag: "app:1", Ring: "dev", ConfigCommit: "h"}, 0, 100),
+		run(report{Kind: "manifest", Run: "1", ConfigCommit: "h"}, 500, 530))
+	tell(t, s, report{Kind: "build", Run: "2", ImageTag: "app:2", QueuedAt: noon})
+	for _, d := range list(t, s, waybill.DeploymentFilter{}) {
+		if got, want := d.Duration(noon.Add(time.Minute)), map[string]time.Duration{"app:1": 130 * time.Second, "app:2": time.Minute}[d.ImageTag]; got != want {
+			t.Errorf("%s took %s, want %s", d.ImageTag, got, want)
+		}
+	}
+}

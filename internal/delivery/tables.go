@@ -125,6 +125,18 @@ func rowKey(partition, rest string) string { return escape(partition) + "/" + re
 
 func refPath(ref string) string { return escape(bounded(ref)) }
 
+// crowd is how many parts may share a reference. All of them are looked at when one
+// changes, so there must be an end; references are meant to be of few things.
+const crowd = 4096
+
+// opCrowded marks the error of a reference that too many share.
+const opCrowded = "find what belongs together"
+
+func isCrowded(err error) bool {
+	var e *waybill.Error
+	return errors.As(err, &e) && e.Op == opCrowded
+}
+
 // stored is a source over the store. It remembers the revisions of what it read, so that
 // a commit can be made on condition of them.
 type stored struct {
@@ -160,9 +172,13 @@ func load[T any](s *stored, table, key string) (*T, error) {
 
 func (s *stored) refs(partition, ref string) ([]string, error) {
 	prefix := rowKey(partition, refPath(ref)) + "/"
-	rows, err := s.st.Scan(s.ctx, "", tableRef, prefix, 0)
+	rows, err := s.st.Scan(s.ctx, "", tableRef, prefix, crowd+1)
 	if err != nil {
 		return nil, err
+	}
+	if len(rows) > crowd {
+		return nil, waybill.E(waybill.KindExhausted, "reference %.100q is of more than %d things, so it tells nothing apart", ref, crowd).
+			WithHint("give every build an image tag of its own").WithOp(opCrowded, "")
 	}
 	out := make([]string, len(rows))
 	for i, r := range rows {
