@@ -25,7 +25,7 @@ func (r Role) Allows(need Role) bool {
 
 // Principal is who makes a request.
 type Principal struct {
-	Name    string // token name, "local" on a loopback server, or "attempt <key>"
+	Name    string // token name, "local" on a loopback server, "attempt <key>", or "oidc:<name>"
 	Tenant  string
 	Role    Role
 	Attempt string // key of the attempt, with RoleUnit

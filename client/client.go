@@ -38,7 +38,10 @@ const DefaultServer = "http://127.0.0.1:4040"
 // Options configure a [Client]. The zero value talks to [DefaultServer].
 type Options struct {
 	Server string // URL of the server
-	Token  string // API token, or the token of an attempt
+	Token  string // API token, token of an identity provider, or the token of an attempt
+	// TokenSource is asked for the token before each request when Token is empty; an empty
+	// answer sends none. Its errors end the request as they are.
+	TokenSource func(context.Context) (string, error)
 	HTTP   *http.Client
 	// RetryFor is how long requests that may be repeated are repeated; 0 means
 	// 10 seconds, a negative value never.
@@ -50,7 +53,7 @@ type Options struct {
 // Client is a client of one server. It is safe for concurrent use.
 type Client struct {
 	base     string
-	token    string
+	token    func(context.Context) (string, error)
 	http     *http.Client
 	retryFor time.Duration
 	sleep    func(context.Context, time.Duration) error
@@ -65,7 +68,10 @@ func New(o Options) (*Client, error) {
 	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.RawQuery != "" || u.User != nil {
 		return nil, &Error{Kind: waybill.KindInvalid, Detail: fmt.Sprintf("server %q is not a URL such as %s", o.Server, DefaultServer)}
 	}
-	c := &Client{base: strings.TrimSuffix(o.Server, "/"), token: o.Token, http: o.HTTP, retryFor: o.RetryFor, sleep: o.Sleep}
+	c := &Client{base: strings.TrimSuffix(o.Server, "/"), token: o.TokenSource, http: o.HTTP, retryFor: o.RetryFor, sleep: o.Sleep}
+	if o.Token != "" || c.token == nil {
+		c.token = func(context.Context) (string, error) { return o.Token, nil }
+	}
 	if c.http == nil {
 		t := http.DefaultTransport.(*http.Transport).Clone()
 		t.ResponseHeaderTimeout = 2 * time.Minute
@@ -241,8 +247,12 @@ func (c *Client) once(ctx context.Context, q *request) (*http.Response, error) {
 		r.Header = q.header.Clone()
 	}
 	r.Header.Set("User-Agent", "waybill")
-	if c.token != "" {
-		r.Header.Set("Authorization", "Bearer "+c.token)
+	token, err := c.token(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if token != "" {
+		r.Header.Set("Authorization", "Bearer "+token)
 	}
 	res, err := c.http.Do(r)
 	if err != nil {

@@ -90,6 +90,30 @@ func (e PipelineOrigin) Valid() bool {
 	}
 }
 
+// Defines values for WhoamiRole.
+const (
+	WhoamiRoleAdmin    WhoamiRole = "admin"
+	WhoamiRoleOperator WhoamiRole = "operator"
+	WhoamiRoleUnit     WhoamiRole = "unit"
+	WhoamiRoleViewer   WhoamiRole = "viewer"
+)
+
+// Valid indicates whether the value is a known member of the WhoamiRole enum.
+func (e WhoamiRole) Valid() bool {
+	switch e {
+	case WhoamiRoleAdmin:
+		return true
+	case WhoamiRoleOperator:
+		return true
+	case WhoamiRoleUnit:
+		return true
+	case WhoamiRoleViewer:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for TraceDirection.
 const (
 	TraceDirectionBoth TraceDirection = "both"
@@ -1011,6 +1035,21 @@ type WatchProblem = waybill.WatchProblem
 
 // WatchedBucket A folder or a bucket of an object store whose objects become objects here.
 type WatchedBucket = waybill.WatchedBucket
+
+// Whoami defines model for Whoami.
+type Whoami struct {
+	// Attempt Key of the attempt, with the role unit.
+	Attempt string `json:"attempt,omitempty,omitzero"`
+
+	// Name Name of the API token; local without a token on a loopback server; oidc:NAME or oidc/ID:NAME of somebody who
+	// an identity provider names; attempt KEY of a unit.
+	Name   string     `json:"name"`
+	Role   WhoamiRole `json:"role"`
+	Tenant string     `json:"tenant"`
+}
+
+// WhoamiRole defines model for Whoami.Role.
+type WhoamiRole string
 
 // AttemptNumber defines model for AttemptNumber.
 type AttemptNumber = int

@@ -120,6 +120,9 @@ func checkName(name string) error {
 	if strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		return waybill.E(waybill.KindInvalid, "token name %q holds characters that do not print", name)
 	}
+	if waybill.ReservedName(name) {
+		return waybill.E(waybill.KindInvalid, "token name %q: names that begin with oidc: or oidc/ are of those who log in", name)
+	}
 	return nil
 }
 

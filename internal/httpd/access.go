@@ -28,8 +28,8 @@ func (s *Server) admit(w http.ResponseWriter, r *http.Request, op operation, h h
 	}
 	if op.need != "" {
 		who, err := s.authenticate(r, op, v)
+		c.who = who
 		if err == nil {
-			c.who = who
 			err = authorize(r, op, who)
 			if err != nil && op.unit == unitOwn {
 				s.failures.add(remote(r)) // a token tried on another attempt is a guess too
@@ -65,7 +65,8 @@ func subject(r *http.Request) string {
 	return shorten(strings.Join(parts, "/"), 500)
 }
 
-// authenticate finds out who sends a request.
+// authenticate finds out who sends a request. With an error of KindForbidden it is known
+// who that is, and that they may do nothing.
 func (s *Server) authenticate(r *http.Request, op operation, v *Services) (waybill.Principal, error) {
 	token, err := bearer(r)
 	if err != nil {
@@ -88,9 +89,14 @@ func (s *Server) authenticate(r *http.Request, op operation, v *Services) (waybi
 			WithHint("send it as Authorization: Bearer TOKEN, or set WAYBILL_API_TOKEN for the command line")
 	}
 	var who waybill.Principal
-	if strings.HasPrefix(token, "wbt_") {
+	switch {
+	case strings.HasPrefix(token, "wbt_"):
 		who, err = v.Tokens.AuthenticateToken(r.Context(), token)
-	} else {
+	case signed(token) && v.Identities != nil:
+		if who, err = v.Identities.AuthenticateIdentity(r.Context(), token); waybill.KindOf(err) == waybill.KindForbidden {
+			return waybill.Principal{Name: who.Name}, err // a good token is no guess
+		}
+	default:
 		who, err = v.Callbacks.Authenticate(r.Context(), token)
 	}
 	switch waybill.KindOf(err) {
@@ -106,6 +112,17 @@ func (s *Server) authenticate(r *http.Request, op operation, v *Services) (waybi
 	return waybill.Principal{}, err
 }
 
+// The most bytes of our own tokens, and of those of identity providers.
+const (
+	maxToken  = 500
+	maxSigned = 16 << 10
+)
+
+// signed reports whether a token has the form of a JWT, which those of ours never have.
+func signed(token string) bool {
+	return strings.HasPrefix(token, "ey") && strings.Count(token, ".") == 2
+}
+
 // bearer returns the token of the Authorization header, empty when there is no
 // such header.
 func bearer(r *http.Request) (string, error) {
@@ -115,8 +132,11 @@ func bearer(r *http.Request) (string, error) {
 	}
 	scheme, token, _ := strings.Cut(values[0], " ")
 	token = strings.TrimSpace(token)
-	if len(values) > 1 || !strings.EqualFold(scheme, "bearer") || token == "" || len(token) > 500 {
+	if len(values) > 1 || !strings.EqualFold(scheme, "bearer") || token == "" {
 		return "", waybill.E(waybill.KindUnauthorized, "the Authorization header does not hold one bearer token")
+	}
+	if limit := map[bool]int{true: maxSigned, false: maxToken}[signed(token)]; len(token) > limit {
+		return "", waybill.E(waybill.KindUnauthorized, "the token has %d bytes, at most %d are taken", len(token), limit)
 	}
 	return token, nil
 }
@@ -157,6 +177,9 @@ func (s *Server) refused(r *http.Request, c *call, v *Services, err error) {
 	case waybill.KindUnauthorized, waybill.KindGone:
 		rec.Who = "unknown"
 	case waybill.KindForbidden:
+		if rec.Who == "" {
+			rec.Who = "unknown"
+		}
 		if c.op.action != "" {
 			rec.Action, rec.Subject = c.op.action, subject(r)
 		}

@@ -102,6 +102,8 @@ var operations = map[string]operation{
 	"POST /api/v1/queues/{topic}/pause":   {id: "pauseQueue", need: waybill.RoleOperator, action: "queue.pause"},
 	"POST /api/v1/queues/{topic}/resume":  {id: "resumeQueue", need: waybill.RoleOperator, action: "queue.resume"},
 
+	"GET /api/v1/whoami": {id: "getWhoami", need: waybill.RoleViewer, unit: unitAny},
+
 	"GET /api/v1/tokens":            {id: "listTokens", need: waybill.RoleAdmin},
 	"POST /api/v1/tokens":           {id: "createToken", need: waybill.RoleAdmin, action: "token.create", quiet: true},
 	"DELETE /api/v1/tokens/{id}":    {id: "revokeToken", need: waybill.RoleAdmin, action: "token.revoke", quiet: true},

@@ -29,6 +29,7 @@ type Services struct {
 	Lineages      waybill.Lineages
 	Queues        waybill.Queues
 	Tokens        waybill.Tokens
+	Identities    waybill.Identities
 	Operations    waybill.Operations
 	Dumps         waybill.QueueDumps
 	Secrets       waybill.Secrets

@@ -22,6 +22,8 @@ var said = map[string]string{
 	"http":      "What steps with the runner http may call.",
 	"telemetry": "Who is told what the server does.",
 	"notify":    "Who is told of which runs.",
+	"auth":      "Who may use the server besides holders of its own tokens.",
+	"auth.oidc": "Identity providers whose tokens are taken (OpenID Connect).",
 	"buckets":   "Buckets elsewhere that are watched, by the names they have here.",
 	"sources":   "Queues of other systems whose messages start pipelines, by the names they have here.",
 
@@ -84,7 +86,7 @@ func Schema() schema.Schema {
 	}
 	out := root.schema("")
 	out["$schema"], out["$id"], out["title"] = schema.Dialect, "https://waybill.run/schemas/settings.json", "Settings of a Waybill project (waybill.yaml)"
-	out["$defs"] = map[string]schema.Schema{"notify": NotifySchema()}
+	out["$defs"] = map[string]schema.Schema{"notify": NotifySchema(), "oidc": oidcSchema()}
 	return out
 }
 
@@ -126,6 +128,8 @@ func shape(path string, field any) schema.Schema {
 	switch path {
 	case "notify":
 		return schema.List(schema.Ref("notify"))
+	case "auth.oidc":
+		return schema.List(schema.Ref("oidc"))
 	case "secrets.providers":
 		return schema.List(schema.Words(SecretProviders...)).With("default", SecretProviders)
 	case "http.deny", "http.allow":

@@ -31,6 +31,7 @@ type Settings struct {
 	Secrets   Secrets
 	HTTP      HTTP
 	Telemetry Telemetry
+	Auth      Auth
 	Notify    []waybill.NotifyRule
 	Buckets   []*Bucket // those whose objects come from elsewhere, in the order of the file
 	Sources   []*Source // queues of other systems
@@ -101,6 +102,7 @@ func (s *Settings) fields() map[string]any {
 		"telemetry.otlp":      &s.Telemetry.OTLP,
 		"telemetry.pipelines": &s.Telemetry.Pipelines,
 		"notify":              notifyReader(&s.Notify),
+		"auth.oidc":           oidcReader(&s.Auth.OIDC),
 	}
 	maps.Copy(all, s.HTTP.fields())
 	maps.Copy(all, s.watched())

@@ -96,6 +96,30 @@ func (e PipelineOrigin) Valid() bool {
 	}
 }
 
+// Defines values for WhoamiRole.
+const (
+	WhoamiRoleAdmin    WhoamiRole = "admin"
+	WhoamiRoleOperator WhoamiRole = "operator"
+	WhoamiRoleUnit     WhoamiRole = "unit"
+	WhoamiRoleViewer   WhoamiRole = "viewer"
+)
+
+// Valid indicates whether the value is a known member of the WhoamiRole enum.
+func (e WhoamiRole) Valid() bool {
+	switch e {
+	case WhoamiRoleAdmin:
+		return true
+	case WhoamiRoleOperator:
+		return true
+	case WhoamiRoleUnit:
+		return true
+	case WhoamiRoleViewer:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for TraceDirection.
 const (
 	TraceDirectionBoth TraceDirection = "both"
@@ -1018,6 +1042,21 @@ type WatchProblem = waybill.WatchProblem
 // WatchedBucket A folder or a bucket of an object store whose objects become objects here.
 type WatchedBucket = waybill.WatchedBucket
 
+// Whoami defines model for Whoami.
+type Whoami struct {
+	// Attempt Key of the attempt, with the role unit.
+	Attempt string `json:"attempt,omitempty,omitzero"`
+
+	// Name Name of the API token; local without a token on a loopback server; oidc:NAME or oidc/ID:NAME of somebody who
+	// an identity provider names; attempt KEY of a unit.
+	Name   string     `json:"name"`
+	Role   WhoamiRole `json:"role"`
+	Tenant string     `json:"tenant"`
+}
+
+// WhoamiRole defines model for Whoami.Role.
+type WhoamiRole string
+
 // AttemptNumber defines model for AttemptNumber.
 type AttemptNumber = int
 
@@ -1572,6 +1611,9 @@ type ServerInterface interface {
 	// RevokeToken Revoke an API token
 	// (DELETE /api/v1/tokens/{id})
 	RevokeToken(w http.ResponseWriter, r *http.Request, id string)
+	// GetWhoami Tell who the caller is
+	// (GET /api/v1/whoami)
+	GetWhoami(w http.ResponseWriter, r *http.Request)
 	// GetHealth Tell whether the server can work
 	// (GET /health)
 	GetHealth(w http.ResponseWriter, r *http.Request)
@@ -4076,6 +4118,20 @@ func (siw *ServerInterfaceWrapper) RevokeToken(w http.ResponseWriter, r *http.Re
 	handler.ServeHTTP(w, r)
 }
 
+// GetWhoami operation middleware
+func (siw *ServerInterfaceWrapper) GetWhoami(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetWhoami(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // GetHealth operation middleware
 func (siw *ServerInterfaceWrapper) GetHealth(w http.ResponseWriter, r *http.Request) {
 
@@ -4302,6 +4358,7 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/tokens", wrapper.ListTokens)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/tokens", wrapper.CreateToken)
 	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/api/v1/tokens/{id}", wrapper.RevokeToken)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/whoami", wrapper.GetWhoami)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/health", wrapper.GetHealth)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/metrics", wrapper.GetMetrics)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/version", wrapper.GetVersion)
