@@ -62,11 +62,8 @@ func checkID(id string, l Limits) error {
 }
 
 func (s Schema) checkDoc(d *Doc, l Limits) error {
-	if err := checkID(d.ID, l); err != nil {
+	if err := checkHead(d, l); err != nil {
 		return err
-	}
-	if len(d.Source) > l.Source {
-		return &Error{Kind: ErrBadValue, Doc: d.ID, Msg: "bytes of source", Got: len(d.Source), Limit: l.Source}
 	}
 	known := 0
 	for i := range s.Fields {
@@ -76,11 +73,8 @@ func (s Schema) checkDoc(d *Doc, l Limits) error {
 			continue
 		}
 		known++
-		if len(values) > l.Values {
-			return &Error{Kind: ErrTooMany, Doc: d.ID, Field: f.Name, Msg: "values", Got: len(values), Limit: l.Values}
-		}
-		if !f.Multi && len(values) > 1 {
-			return &Error{Kind: ErrTooMany, Doc: d.ID, Field: f.Name, Msg: "values of a field without multi", Got: len(values), Limit: 1}
+		if err := f.checkNumber(d, values, l); err != nil {
+			return err
 		}
 		for _, v := range values {
 			if _, err := f.convert(v, l); err != nil {
@@ -89,11 +83,39 @@ func (s Schema) checkDoc(d *Doc, l Limits) error {
 			}
 		}
 	}
-	if known < len(d.Fields) {
-		for _, name := range slices.Sorted(maps.Keys(d.Fields)) {
-			if _, ok := s.Field(name); !ok {
-				return &Error{Kind: ErrUnknownField, Doc: d.ID, Field: name}
-			}
+	return s.checkNames(d, known)
+}
+
+// checkHead checks what is not in fields.
+func checkHead(d *Doc, l Limits) error {
+	if err := checkID(d.ID, l); err != nil {
+		return err
+	}
+	if len(d.Source) > l.Source {
+		return &Error{Kind: ErrBadValue, Doc: d.ID, Msg: "bytes of source", Got: len(d.Source), Limit: l.Source}
+	}
+	return nil
+}
+
+// checkNumber checks how many values the field of a document has.
+func (f *Field) checkNumber(d *Doc, values []Value, l Limits) error {
+	if len(values) > l.Values {
+		return &Error{Kind: ErrTooMany, Doc: d.ID, Field: f.Name, Msg: "values", Got: len(values), Limit: l.Values}
+	}
+	if !f.Multi && len(values) > 1 {
+		return &Error{Kind: ErrTooMany, Doc: d.ID, Field: f.Name, Msg: "values of a field without multi", Got: len(values), Limit: 1}
+	}
+	return nil
+}
+
+// checkNames looks for a field that is unknown, unless as many as there are were known.
+func (s Schema) checkNames(d *Doc, known int) error {
+	if known == len(d.Fields) {
+		return nil
+	}
+	for _, name := range slices.Sorted(maps.Keys(d.Fields)) {
+		if _, ok := s.Field(name); !ok {
+			return &Error{Kind: ErrUnknownField, Doc: d.ID, Field: name}
 		}
 	}
 	return nil

@@ -110,18 +110,58 @@ func (s Schema) addDoc(b *segment.Builder, d *Doc) {
 			if v.kind == KindInt && f.Kind == KindNumber {
 				v = Number(float64(int64(v.n)))
 			}
-			switch v.kind {
-			case KindNull:
-				b.Null(i)
-			case KindKeyword, KindObject:
-				b.Key(i, v.s)
-			case KindRange:
-				b.U128(i, orderFloat(v.n), orderFloat(v.m))
-			default:
-				x, _ := v.fixed()
-				b.U64(i, x)
-			}
+			addValue(b, i, v)
 		}
 	}
 	b.Doc(d.ID, d.Version, d.Source)
+}
+
+func addValue(b *segment.Builder, field int, v Value) {
+	switch v.kind {
+	case KindNull:
+		b.Null(field)
+	case KindKeyword, KindObject:
+		b.Key(field, v.s)
+	case KindRange:
+		b.U128(field, orderFloat(v.n), orderFloat(v.m))
+	default:
+		x, _ := v.fixed()
+		b.U64(field, x)
+	}
+}
+
+// addChecked is checkDoc and addDoc in one: fields are looked up once, and a value that the last document has is
+// not checked again. After an error the builder is of no use.
+func (s Schema) addChecked(b *segment.Builder, d *Doc, l Limits) error {
+	if err := checkHead(d, l); err != nil {
+		return err
+	}
+	known := 0
+	for i := range s.Fields {
+		f := &s.Fields[i]
+		values, ok := d.Fields[f.Name]
+		if !ok {
+			continue
+		}
+		known++
+		if err := f.checkNumber(d, values, l); err != nil {
+			return err
+		}
+		for _, v := range values {
+			if v.kind == f.Kind && (v.kind == KindKeyword || v.kind == KindObject) && b.Again(i, v.s) {
+				continue
+			}
+			v, err := f.convert(v, l)
+			if err != nil {
+				err.(*Error).Doc = d.ID
+				return err
+			}
+			addValue(b, i, v)
+		}
+	}
+	if err := s.checkNames(d, known); err != nil {
+		return err
+	}
+	b.Doc(d.ID, d.Version, d.Source)
+	return nil
 }

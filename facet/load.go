@@ -139,12 +139,15 @@ func (l *loader) work(chunks <-chan loadChunk) {
 			b = segment.NewBuilder(l.e.fields)
 		}
 		for i := range c.docs {
-			if err := l.e.schema.checkDoc(&c.docs[i], l.e.limits); err != nil {
+			if err := l.e.schema.addChecked(b, &c.docs[i], l.e.limits); err != nil {
 				l.fail(err)
+				b, places = nil, nil
 				break
 			}
-			l.e.schema.addDoc(b, &c.docs[i])
 			places = append(places, c.at+uint64(i))
+		}
+		if b == nil {
+			continue
 		}
 		if b.Len() >= loadDocs || b.Bytes() >= loadBytes {
 			l.write(b, places)

@@ -125,14 +125,23 @@ func (c *colBuilder) before() uint32 {
 	return 0
 }
 
-// Key adds a string.
-func (b *Builder) Key(field int, s string) {
+// Again adds a string if it is what the last document has in its place, and reports whether it is. Documents that
+// follow each other are alike, and comparing costs less than looking up.
+func (b *Builder) Again(field int, s string) bool {
 	c := &b.cols[field]
-	// Documents that follow each other are alike: comparing costs less than looking up.
 	if id := c.before(); id > 0 && c.keys[id-1] == s {
 		c.add(id)
+		return true
+	}
+	return false
+}
+
+// Key adds a string.
+func (b *Builder) Key(field int, s string) {
+	if b.Again(field, s) {
 		return
 	}
+	c := &b.cols[field]
 	id, ok := c.strs[s]
 	if !ok {
 		if c.strs == nil {
