@@ -43,7 +43,8 @@ type Report struct {
 	IndexBytes float64           `json:"index_bytes_per_doc"` // besides the documents themselves
 	DocBytes   float64           `json:"source_bytes_per_doc"`
 	Open       Figures           `json:"open"`
-	Update     Figures           `json:"update_1000"`
+	Update     Figures           `json:"update_1000"` // with decoding the documents from JSON
+	Apply      Figures           `json:"apply_1000"`  // without
 	Classes    map[Class]Figures `json:"classes"`
 	Checked    int               `json:"checked"` // answers that an oracle agreed with
 	Lucene     *LuceneReport     `json:"lucene,omitempty"`

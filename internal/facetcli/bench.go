@@ -341,7 +341,7 @@ func (b *bench) settle(ctx context.Context, x *facet.Engine) error {
 const updates = 20
 
 // update measures writing documents again, from JSON until they are durable and
-// visible.
+// visible, with and without the decoding.
 func (b *bench) update(ctx context.Context, x *facet.Engine, want []string, r *facetbench.Report) error {
 	seq, err := x.Applied(ctx)
 	if err != nil {
@@ -352,11 +352,11 @@ func (b *bench) update(ctx context.Context, x *facet.Engine, want []string, r *f
 		lines = append(lines, d.AppendJSON(nil))
 	}
 	dec := facet.NewDecoder(x.Schema(), "id")
-	var samples []facetbench.Sample
+	var samples, applied []facetbench.Sample
 	for i := range updates {
-		s, err := timed(func() error {
-			seq++
-			batch := facet.Batch{Seq: seq}
+		seq++
+		batch := facet.Batch{Seq: seq}
+		decode, err := timed(func() error {
 			for _, l := range lines[i*1000 : (i+1)*1000] {
 				d, err := dec.Decode(l)
 				if err != nil {
@@ -364,15 +364,22 @@ func (b *bench) update(ctx context.Context, x *facet.Engine, want []string, r *f
 				}
 				batch.Put = append(batch.Put, d)
 			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		apply, err := timed(func() error {
 			_, err := x.Apply(ctx, batch)
 			return err
 		})
 		if err != nil {
 			return err
 		}
-		samples = append(samples, s)
+		applied = append(applied, apply)
+		samples = append(samples, facetbench.Sample{Wall: decode.Wall + apply.Wall, CPU: decode.CPU + apply.CPU})
 	}
-	r.Update = facetbench.Summarize(samples)
+	r.Update, r.Apply = facetbench.Summarize(samples), facetbench.Summarize(applied)
 	if n, err := documents(ctx, x); err != nil || n != r.Docs {
 		return fmt.Errorf("after updates the index holds %d documents, want %d: %w", n, r.Docs, err)
 	}
