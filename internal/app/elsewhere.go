@@ -157,6 +157,7 @@ func (s *Server) takeIn(ctx context.Context, events *arrival.Events, admit func(
 		o.Feeds = append(o.Feeds, f)
 	}
 	s.intake = intake.New(o)
+	s.observer.metrics.Elsewhere(s.watches, s.intake)
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	s.stopIntake = func() { cancel(); <-done }

@@ -47,6 +47,7 @@ type Metrics struct {
 	pipelines *names
 	words     *names // reasons, topics and the like
 	triggers  *names // types of events, which anybody may make up
+	elsewhere *elsewhere
 
 	accepted, started, ended, stepsEnded, attempts, callbacks, cleanups, orphans *prometheus.CounterVec
 	messages, expiries, commitErrors, unitErrors, spans                          *prometheus.CounterVec
@@ -60,7 +61,7 @@ func New(o Options) *Metrics {
 	if o.Pipelines <= 0 {
 		o.Pipelines = 100
 	}
-	m := &Metrics{registry: prometheus.NewRegistry(), pipelines: newNames(o.Pipelines), words: newNames(200), triggers: newNames(50)}
+	m := &Metrics{elsewhere: newElsewhere(), registry: prometheus.NewRegistry(), pipelines: newNames(o.Pipelines), words: newNames(200), triggers: newNames(50)}
 	define := func(name, kind string, labels ...string) {
 		m.known = append(m.known, Definition{"waybill_" + name, kind, labels, false})
 	}
@@ -142,13 +143,13 @@ type Definition struct {
 // Definitions are all metrics of this package. The Go runtime's and the process's
 // own, go_… and process_…, come besides.
 func (m *Metrics) Definitions() []Definition {
-	return append(slices.Clone(m.known), newGlobal(nil).known...)
+	return slices.Concat(m.known, newGlobal(nil).known, m.elsewhere.known)
 }
 
 // Handler serves the metrics. src is asked for what the store knows.
 func (m *Metrics) Handler(src Source) http.Handler {
 	all := prometheus.NewRegistry()
-	all.MustRegister(newGlobal(src))
+	all.MustRegister(newGlobal(src), m.elsewhere)
 	return promhttp.HandlerFor(prometheus.Gatherers{m.registry, all}, promhttp.HandlerOpts{
 		ErrorHandling: promhttp.ContinueOnError, MaxRequestsInFlight: 4, DisableCompression: false,
 	})
