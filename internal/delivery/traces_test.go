@@ -347,6 +347,11 @@ func TestF09PatchOfAnUnknownRun(t *testing.T) {
 	}
 	// It was kept: when the run is told of, it finds its place.
 	f.tell(p3("200", "h1", ""))
+	for _, p := range f.m.of(DefaultPartition).parts {
+		if p.Unlinked != "" {
+			t.Errorf("%s is in the inbox still: %s", p.Key, p.Unlinked)
+		}
+	}
 	f.want("app dev app:1 100 c1 101 h1 - 200 m1")
 }
 
@@ -456,4 +461,57 @@ func TestF88Attach(t *testing.T) {
 	}
 	f.tell(report{Kind: waybill.ReportAttach, Deployment: manual, Target: orphan})
 	f.want("app dev app:1 100 c1 101 h7 - 200 -")
+}
+
+// A tie that rests on the tag alone is undone when another build has the tag too.
+func TestT6InEveryOrder(t *testing.T) {
+	permute([]report{p1("100", "1.0", "a", "c1"), p1("101", "1.0", "b", "c2"), p2("102", "1.0", "h2", "dev", "")}, func(order []report) {
+		f := newFeed(t)
+		f.tell(order...)
+		f.want("a - 1.0 100 c1 - - - - -", "b - 1.0 101 c2 - - - - -", "- dev 1.0 - - 102 h2 - - -")
+		for _, d := range f.rows() {
+			if !strings.HasPrefix(d.Unlinked, "ambiguous: ") {
+				t.Errorf("row %q is not flagged", line(&d))
+			}
+		}
+	})
+	permute([]report{
+		p1("100", "1.0", "a", "c1"), p1("101", "1.0", "b", "c2"), p2("102", "1.0", "h2", "dev", ""),
+		with(p2("102", "1.0", "h2", "dev", ""), func(r *report) { r.Service = "b" }),
+	}, func(order []report) {
+		f := newFeed(t)
+		f.tell(order...)
+		f.want("a - 1.0 100 c1 - - - - -", "b dev 1.0 101 c2 102 h2 - - -")
+		for _, d := range f.rows() {
+			if d.Unlinked != "" {
+				t.Errorf("row %q is flagged: %s", line(&d), d.Unlinked)
+			}
+		}
+	})
+}
+
+// A pull request that is of two repositories ties manifests without one to neither, in
+// whatever order they come.
+func TestF06InEveryOrder(t *testing.T) {
+	in := func(r report, repo string) report {
+		return with(r, func(r *report) { r.ConfigRepo = repo })
+	}
+	permute([]report{
+		in(p2("102", "a:1", "h1", "dev", "7"), "https://example.com/one"), in(p2("103", "b:1", "h2", "dev", "7"), "https://example.com/two"),
+		p3("200", "h9", "7"), p1("100", "a:1", "a", "c1"),
+	}, func(order []report) {
+		f := newFeed(t)
+		f.tell(order...)
+		f.want("a dev a:1 100 c1 102 h1 7 - -", "- dev b:1 - - 103 h2 7 - -", "- - - - - - h9 7 200 -")
+	})
+}
+
+func TestF11AndT11InEveryOrder(t *testing.T) {
+	permute([]report{
+		p1("101", "b:1", "b", "c2"), p2("102", "a:1", "h1", "dev", "7"), p2("102", "b:1", "h1", "dev", ""), p3("200", "h1", ""), patch("200", "m1"),
+	}, func(order []report) {
+		f := newFeed(t)
+		f.tell(order...)
+		f.want("- dev a:1 - - 102 h1 7 200 m1", "b dev b:1 101 c2 102 h1 - 200 m1")
+	})
 }

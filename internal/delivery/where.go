@@ -242,9 +242,15 @@ func webURL(repo string) (base, kind string) {
 	default:
 		return "", ""
 	}
-	if u, err := url.Parse(strings.TrimSpace(repo)); err == nil && (u.Scheme == "https" || u.Scheme == "http") && u.Host != "" {
+	u, err := url.Parse(strings.TrimSpace(repo))
+	switch {
+	case err != nil || u.Scheme == "" || u.Host == "": // an address of SSH, or none
+	case u.Scheme == "https" || u.Scheme == "http":
 		// As it is written: paths may tell case apart.
-		return u.Scheme + "://" + u.Host + strings.TrimSuffix(strings.TrimRight(u.Path, "/"), ".git"), kind
+		path = strings.Trim(u.Path, "/")
+		return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: "/" + strings.TrimSuffix(path, ".git")}).String(), kind
+	case u.Scheme != "ssh" && u.Scheme != "git":
+		return "", ""
 	}
-	return "https://" + name, kind
+	return (&url.URL{Scheme: "https", Host: host, Path: "/" + path}).String(), kind
 }
