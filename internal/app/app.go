@@ -21,6 +21,7 @@ import (
 	"github.com/waybill-run/waybill"
 	"github.com/waybill-run/waybill/internal/arrival"
 	"github.com/waybill-run/waybill/internal/auth"
+	"github.com/waybill-run/waybill/internal/auth/oidc"
 	"github.com/waybill-run/waybill/internal/blob/file"
 	"github.com/waybill-run/waybill/internal/engine"
 	"github.com/waybill-run/waybill/internal/fault"
@@ -92,6 +93,7 @@ type Server struct {
 	triggers *triggers
 	elsewhere
 	project *project.Project
+	oidc    *oidc.Verifier // nil until the settings are read
 	kept    *secret.Kept  // secrets of the store
 	secrets *secret.Chain // what definitions and settings name as ${secret:NAME}
 
@@ -151,9 +153,14 @@ func Start(ctx context.Context, c Config) (_ *Server, err error) {
 			return s, err
 		}
 		if !any {
+			if any, err = hasIssuers(c.Project); err != nil {
+				return s, err
+			}
+		}
+		if !any {
 			return s, waybill.E(waybill.KindInvalid, "%s is not a loopback address and there is no API token", c.Listen).
 				WithOp("start server", "").
-				WithHint("make the first token with: waybill token create --role admin --data %s", c.Data)
+				WithHint("make the first token with: waybill token create --role admin --data %s; or name an identity provider in auth.oidc of waybill.yaml", c.Data)
 		}
 	}
 	if err := s.listen(loopback); err != nil {
@@ -341,6 +348,9 @@ func (s *Server) work(ctx context.Context) error {
 	}
 	settings := s.project.Settings()
 	requests.SetGuard(settings.HTTP.Guard())
+	if err := s.openOIDC(bg, settings.Auth.OIDC); err != nil {
+		return err
+	}
 	if s.kept, s.secrets, err = openSecrets(ctx, s.store, s.data, s.c.SecretKeyFile, settings.Secrets, s.c.Known.Add, s.log); err != nil {
 		return err
 	}
@@ -388,7 +398,7 @@ func (s *Server) work(ctx context.Context) error {
 	s.background.Go(func() { s.release(bg) })
 	s.background.Go(func() { s.watchFolder(bg) })
 	s.http.SetReady(httpd.Services{
-		Runs: s.engine, Callbacks: s.engine, Pipelines: s.project, Objects: objects, Lineages: lineage.New(s.engine, objects, arrivals), Queues: admin, Tokens: tokens, Secrets: s.kept,
+		Runs: s.engine, Callbacks: s.engine, Pipelines: s.project, Objects: objects, Lineages: lineage.New(s.engine, objects, arrivals), Queues: admin, Tokens: tokens, Identities: s.oidc, Secrets: s.kept,
 		Watches: s.watches, Sources: s.intake,
 		Events: s.triggers.events, Schedules: s.triggers.schedules, Folder: projectFolder{s}, Schemas: FileSchema,
 		Operations: s.ops, Dumps: admin,

@@ -89,7 +89,8 @@ func upCommand() *cobra.Command {
 		Long: `Run a server: the API, the runs and their units.
 
 On a loopback address no login is needed. On any other the server refuses to start until there
-is an API token; make the first one with "waybill token create --role admin --data DIR".
+is an API token; make the first one with "waybill token create --role admin --data DIR". Or
+waybill.yaml names an identity provider (auth.oidc) whose tokens the server takes.
 
 SIGTERM and SIGINT end it in order. Units go on and are taken up at the next start.`,
 		Args: cobra.NoArgs,

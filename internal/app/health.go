@@ -58,6 +58,7 @@ func (s *Server) health(ctx context.Context) waybill.Health {
 	} else {
 		s.elsewhere.check(ctx, h.Checks)
 	}
+	s.checkOIDC(h.Checks)
 	// A mistake in a file is not the server's: what the file held before goes on.
 	if s.c.Project != "" {
 		h.Checks["project"] = "ok"

@@ -28,6 +28,7 @@ func (s *Server) reloaded(r waybill.Reloaded, err error) {
 	if x, ok := s.runners[httprunner.Name].(*httprunner.Runner); ok {
 		x.SetGuard(s.project.Settings().HTTP.Guard())
 	}
+	s.reloadOIDC(s.project.Settings().Auth.OIDC)
 }
 
 // watchFolder takes up changes of the project folder until ctx ends: when files change,
