@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/waybill-run/waybill"
@@ -146,18 +147,35 @@ func (e *Engine) commit(ctx context.Context, k *known, d decision, c *store.Comm
 		}
 		k.revs[""]++
 	}
+	written := make(map[*waybill.Step]bool, len(d.steps))
 	for _, st := range d.steps {
+		if written[st] {
+			continue // a cell that was made and ended by one message
+		}
+		written[st] = true
 		if err := add(tableStep, id+"/"+st.Name, k.revs[st.Name], st); err != nil {
 			return err
 		}
 		k.revs[st.Name]++
 	}
+	fresh := map[string]bool{} // attempts that this commit makes
 	for i := range d.attempts {
-		if err := e.order(k, &d.attempts[i], c); err != nil {
+		n := &d.attempts[i]
+		key := n.attempt.Key()
+		fresh[key] = true
+		if slices.Contains(d.stop, key) {
+			if err := e.withdraw(n.attempt, c); err != nil {
+				return err
+			}
+		}
+		if err := e.order(k, n, c); err != nil {
 			return err
 		}
 	}
 	for _, key := range d.stop {
+		if fresh[key] {
+			continue
+		}
 		if err := e.stopAttempt(ctx, s.run.Tenant, key, c); err != nil {
 			return err
 		}
@@ -214,6 +232,25 @@ func (e *Engine) closing(r *waybill.Run, c *store.Commit) error {
 	return nil
 }
 
+// withdraw ends an attempt that the same message makes and stops: another cell could not
+// even begin. A run that was begun for it is canceled, and ends it.
+func (e *Engine) withdraw(a *waybill.Attempt, c *store.Commit) error {
+	switch {
+	case a.Phase == waybill.PhaseTerminal:
+		return nil
+	case a.Child != "":
+		a.Stop = string(waybill.StatusCanceled)
+		return send(c, queue.TopicRun, a.Child, 1, runMsg{Kind: "cancel", By: "run " + a.Run, Reason: "its step was canceled"})
+	}
+	now := e.now()
+	a.Phase, a.Status, a.Stop = waybill.PhaseTerminal, waybill.StatusCanceled, string(waybill.StatusCanceled)
+	a.FinishedAt, a.Error = now, "canceled before it started"
+	c.Events = append(c.Events, events(a.Run, []record{{"attempt.ended", map[string]any{
+		"attempt": a.Key(), "step": a.Step, "status": a.Status,
+	}, now}})...)
+	return send(c, queue.TopicRun, a.Run, 0, runMsg{Kind: "ended", Attempt: a.Key()})
+}
+
 // order adds an attempt and what makes it to a commit.
 func (e *Engine) order(k *known, n *newAttempt, c *store.Commit) error {
 	s, a := k.state, n.attempt
@@ -222,10 +259,10 @@ func (e *Engine) order(k *known, n *newAttempt, c *store.Commit) error {
 		return err
 	}
 	c.Puts = append(c.Puts, p)
+	if a.Phase == waybill.PhaseTerminal {
+		return nil
+	}
 	if n.step.Control() {
-		if a.Phase == waybill.PhaseTerminal {
-			return nil
-		}
 		data := map[string]any{"attempt": a.Key(), "step": a.Step}
 		kind, until := "attempt.waiting", a.Until
 		switch a.Runner {

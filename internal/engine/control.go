@@ -45,7 +45,8 @@ func (e *Engine) arm(c *store.Commit, key, run string, at time.Time, msg runMsg)
 	if err := send(c, queue.TopicTimer, key, 0, timerMsg{run, msg}); err != nil {
 		return err
 	}
-	c.Sends[len(c.Sends)-1].Delay = max(at.Sub(e.now()), 0)
+	// The store counts in microseconds: one more, or the timer would fire just before its time.
+	c.Sends[len(c.Sends)-1].Delay = max(at.Sub(e.now())+time.Microsecond, 0)
 	return nil
 }
 

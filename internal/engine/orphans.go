@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"os"
 	"strings"
 	"time"
 
@@ -22,12 +23,14 @@ import (
 type orphanage struct {
 	seen map[string]time.Time // by unit: when it was first without an owner
 	sent map[string]time.Time // by unit: when its clean-up was ordered again
+
+	files map[string]time.Time // by unit: when its files were first without an owner
 }
 
 // sweepOrphans looks for orphans until ctx ends.
 func (e *Engine) sweepOrphans(ctx context.Context) {
 	defer e.wg.Done()
-	o := &orphanage{seen: map[string]time.Time{}, sent: map[string]time.Time{}}
+	o := &orphanage{seen: map[string]time.Time{}, sent: map[string]time.Time{}, files: map[string]time.Time{}}
 	tick := time.NewTicker(e.o.OrphanSweep)
 	defer tick.Stop()
 	for {
@@ -39,6 +42,9 @@ func (e *Engine) sweepOrphans(ctx context.Context) {
 				if err := e.orphans(ctx, name, r, o); err != nil && ctx.Err() == nil {
 					e.log.Warn("orphan sweep failed", "runner", name, "err", err)
 				}
+			}
+			if err := e.leftovers(ctx, o); err != nil && ctx.Err() == nil {
+				e.log.Warn("sweep of units' files failed", "err", err)
 			}
 		}
 	}
@@ -101,6 +107,46 @@ func (e *Engine) orphans(ctx context.Context, name string, r runner.Runner, o *o
 		if !known[unit] {
 			delete(o.seen, unit)
 			delete(o.sent, unit)
+		}
+	}
+	return nil
+}
+
+// leftovers removes the files of units that no runner knows and that were cleaned up
+// elsewhere: other servers took this one for dead, and it came back without its units.
+func (e *Engine) leftovers(ctx context.Context, o *orphanage) error {
+	entries, err := os.ReadDir(e.o.Dir)
+	if err != nil {
+		return err
+	}
+	now, left := e.now(), map[string]bool{}
+	for _, entry := range entries {
+		unit, _, _ := strings.Cut(entry.Name(), ".")
+		if left[unit] || !o.seen[unit].IsZero() {
+			continue
+		}
+		a, ours, err := e.owner(ctx, unit)
+		switch {
+		case err != nil:
+			return err
+		case !ours, a != nil && (a.Phase != waybill.PhaseTerminal || a.Cleanup != waybill.CleanupGone):
+			continue
+		}
+		left[unit] = true
+		if o.files[unit].IsZero() {
+			o.files[unit] = now
+		}
+		if now.Sub(o.files[unit]) < e.o.OrphanGrace {
+			continue
+		}
+		if err := e.spares.remove(e.unitFiles(unit)); err != nil {
+			return err
+		}
+		e.log.Warn("files of a unit removed that was given up with this server", "unit", unit)
+	}
+	for unit := range o.files {
+		if !left[unit] {
+			delete(o.files, unit)
 		}
 	}
 	return nil

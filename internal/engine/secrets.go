@@ -46,6 +46,12 @@ func (u *unit) resolve(ctx context.Context, b pipeline.Built) (pipeline.Built, [
 			values = append(values, v)
 			return v, err
 		})
+		if err == nil && u.again {
+			// The unit may have been started before, with values that were replaced since.
+			var former []string
+			former, err = u.e.secretValues(ctx, u.key(), u.step)
+			values = append(values, former...)
+		}
 		if err != nil {
 			return b, nil, &secretError{err}
 		}
@@ -112,6 +118,25 @@ func (u *unit) masks(ctx context.Context) *mask.Masker {
 	return u.masker
 }
 
+// learn sees to it that what the attempt was given is known, if this life of the node did
+// not start its unit: what cannot be masked is not taken. A secret that was deleted since
+// is known to nobody any more, and does not keep the attempt from ending.
+func (u *unit) learn(ctx context.Context) error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.secret != nil {
+		return nil
+	}
+	values, err := u.e.secretValues(ctx, u.key(), u.step)
+	if err != nil && !waybill.IsKind(err, waybill.KindNotFound) {
+		return waybill.E(waybill.KindUnavailable, "the secrets of the attempt cannot be read, so what it returns cannot be masked: %w", err)
+	}
+	if err == nil {
+		u.secret = values
+	}
+	return nil
+}
+
 // secretValues are the values that an attempt of a step may hold. With an error they
 // are those that could be had.
 func (e *Engine) secretValues(ctx context.Context, attempt string, step *pipeline.Step) ([]string, error) {
@@ -122,8 +147,8 @@ func (e *Engine) secretValues(ctx context.Context, attempt string, step *pipelin
 	var failed error
 	for _, name := range names(step.Secrets()) {
 		v, err := e.o.Secrets.Values(ctx, name)
-		if err != nil {
-			failed = fmt.Errorf("secret %s: %w", name, err)
+		if err != nil && (failed == nil || waybill.IsKind(failed, waybill.KindNotFound)) {
+			failed = fmt.Errorf("secret %s: %w", name, err) // what may pass counts, not what never will
 		}
 		values = append(values, v...)
 	}

@@ -33,6 +33,8 @@ type unit struct {
 
 	changed chan struct{} // receives after the row may have been changed by others
 
+	again bool // this is not the first time that somebody works on the attempt
+
 	audit []store.Event // for the audit log, to be written with the next change
 
 	mu     sync.Mutex
@@ -64,6 +66,7 @@ func (e *Engine) work(ctx context.Context, m *store.Msg) (*store.Commit, error) 
 	u := &unit{e: e, msg: &msg, changed: make(chan struct{}, 1), rev: 1}
 	u.a = &msg.Attempt
 	if m.Attempt > 1 || m.Fails > 0 {
+		u.again = true
 		if err := u.reload(ctx); err != nil {
 			return nil, err
 		}
@@ -83,7 +86,7 @@ func (e *Engine) work(ctx context.Context, m *store.Msg) (*store.Commit, error) 
 	if errors.Is(err, store.ErrConflict) {
 		// Only before the first commit of a message whose row was changed by others:
 		// what was to be recorded with it has not happened.
-		u.records = nil
+		u.records, u.again = nil, true
 		if err = u.reload(ctx); err == nil {
 			c, err = u.pass(ctx)
 		}
@@ -151,8 +154,15 @@ func (u *unit) pass(ctx context.Context) (*store.Commit, error) {
 	if u.step == nil {
 		return nil, queue.Bury("pipeline %s version %d has no step %s", u.msg.Pipeline, u.msg.Version, u.msg.Attempt.Step)
 	}
-	if u.a.Node != "" && u.a.Node != e.o.Node {
-		return u.foreign(ctx)
+	if u.a.Node != "" {
+		if u.a.Phase != waybill.PhaseProvisioning || u.a.Node != e.o.Node {
+			if err := u.learn(ctx); err != nil {
+				return nil, err
+			}
+		}
+		if u.a.Node != e.o.Node {
+			return u.foreign(ctx)
+		}
 	}
 	if u.run = e.o.Runners[u.a.Runner]; u.run == nil {
 		return u.end(ctx, outcome{status: waybill.StatusFailed, reason: "no_runner", err: "this server has no runner " + u.a.Runner})
@@ -383,6 +393,8 @@ func (u *unit) follow(ctx context.Context) (*store.Commit, error) {
 			}
 			o := u.overdue(ctx)
 			switch {
+			case u.a.Stop != "": // somebody asked first
+				stop(u.asked())
 			case o == nil:
 				tick.Reset(u.nextLimit())
 			case u.a.Callback != nil:
