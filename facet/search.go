@@ -62,6 +62,19 @@ type partset struct {
 	docs   []uint32
 }
 
+// release gives back what the counting borrowed.
+func (ps *partset) release() {
+	for g := range ps.runs {
+		if lr := &ps.runs[g]; lr.counts != nil {
+			segment.ReturnRuns(lr.counts)
+			lr.counts = nil
+		}
+	}
+	if ps.other != nil {
+		ps.other.release()
+	}
+}
+
 // listed is how many documents a set has at most that are counted from a list of them.
 const listed = 1 << 14
 
@@ -149,11 +162,16 @@ func (e *Engine) search(ctx context.Context, q Query, explain bool) (Result, *se
 	s := &search{e: e, v: v, q: q, explaining: explain, start: time.Now()}
 	var r Result
 	err = e.guarded(v, func() { err = s.run(ctx, &r) })
+	if err != nil {
+		return Result{}, nil, err
+	}
 	for _, b := range s.borrowed {
 		segment.ReturnBits(b)
 	}
-	if err != nil {
-		return Result{}, nil, err
+	for _, d := range s.sets {
+		for k := range d.parts {
+			d.parts[k].release()
+		}
 	}
 	return r, s, ctx.Err()
 }

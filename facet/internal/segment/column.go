@@ -237,38 +237,38 @@ func (c *Column) IDsOfRows(rows, ids []uint32) {
 	}
 }
 
-// CountInRuns counts the documents of a set in each run of a group; runs without are left out.
+// CountInRuns counts the documents of a set in each run of a group; runs without are left out. The result is to be given
+// to ReturnRuns.
 func CountInRuns(runs []uint32, n int, set Bits) []RunCount {
-	counts := make([]RunCount, 0, len(runs))
-	// before is how many documents of the set come before a place: counted word by word, once.
+	counts := runCounts.get(len(runs))
+	found, last := 0, 0
+	// before is how many documents of the set come before a word: counted word by word, once.
 	word, before := 0, 0
-	upTo := func(end int) int {
-		for w := end >> 6; word < w; word++ {
+	for i := 1; i < len(runs); i++ {
+		end := runs[i]
+		for w := int(end >> 6); word < w; word++ {
 			before += bits.OnesCount64(set[word])
 		}
-		if r := uint(end) & 63; r != 0 {
-			return before + bits.OnesCount64(set[word]<<(64-r))
-		}
-		return before
-	}
-	last := 0
-	for i := range runs {
-		end := n
-		if i+1 < len(runs) {
-			end = int(runs[i+1])
-		}
-		at := upTo(end)
+		at := before + bits.OnesCount64(set[word]<<(64-end&63)) // of none if the run ends with the word before
+		counts[found] = RunCount{uint32(i - 1), uint32(at - last)}
 		if at > last {
-			counts = append(counts, RunCount{uint32(i), uint32(at - last)})
-			last = at
+			found++
 		}
+		last = at
 	}
-	return counts
+	for ; word < len(set); word++ {
+		before += bits.OnesCount64(set[word])
+	}
+	if before > last && len(runs) > 0 {
+		counts[found] = RunCount{uint32(len(runs) - 1), uint32(before - last)}
+		found++
+	}
+	return counts[:found]
 }
 
 // CountRunsOf is CountInRuns for a set of few documents, which are in order.
 func CountRunsOf(runs []uint32, docs []uint32) []RunCount {
-	counts := make([]RunCount, 0, min(len(docs), len(runs)))
+	counts := runCounts.get(min(len(docs), len(runs)))[:0]
 	run := 0
 	for i := 0; i < len(docs); {
 		run = seek(runs, run, docs[i])

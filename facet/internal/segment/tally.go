@@ -27,7 +27,12 @@ var (
 	words    pools[uint64]
 	counters pools[uint32]
 	zeroed   pools[uint32] // all of their capacity is zero
+
+	runCounts pools[RunCount]
 )
+
+// ReturnRuns gives back counts of runs that nobody uses any more.
+func ReturnRuns(c []RunCount) { runCounts.put(c) }
 
 // BorrowBits returns a set for n documents, with anything in it, that is to be given back.
 func BorrowBits(n int) Bits { return words.get((n + 63) / 64) }
