@@ -28,6 +28,7 @@ func (s *state) apply(e *waybill.DeliveryEvent) (effect, error) {
 	}
 	var touched []*part
 	var err error
+	s.before = nil
 	if r.Kind == waybill.ReportAttach {
 		touched, err = s.attach(r, e)
 	} else {
@@ -75,6 +76,7 @@ func (s *state) absorb(r *folded, e *waybill.DeliveryEvent) (*part, error) {
 		}
 	} else {
 		before = p.refs()
+		s.remember(p)
 		p = p.clone()
 	}
 	p.absorb(&r.DeliveryReport, e.ID)
@@ -235,6 +237,7 @@ func (s *state) attach(r *folded, e *waybill.DeliveryEvent) ([]*part, error) {
 			r.Deployment, target.ID)
 	}
 	before := from.refs()
+	s.remember(from)
 	p := from.clone()
 	// The last word counts.
 	p.Tied = append(slices.DeleteFunc(p.Tied, func(t string) bool { return t == tie }), tie)
@@ -294,6 +297,14 @@ func (s *state) affected(p *part) []*part {
 	return out
 }
 
+// remember keeps what a part is about to leave: its rows look different too when it does
+// not belong to them any more.
+func (s *state) remember(p *part) {
+	for _, x := range s.affected(p) {
+		s.before = append(s.before, x.Key)
+	}
+}
+
 // uses are the configurations whose rows show a part.
 func (s *state) uses(p *part) []*part {
 	switch p.Kind {
@@ -312,7 +323,7 @@ func (s *state) uses(p *part) []*part {
 // hands its id to the new row that holds its part, or becomes a former id of the one
 // that did so before.
 func (s *state) refresh(touched []*part, e *waybill.DeliveryEvent) effect {
-	var all []*part
+	all := resolveKeys(s, s.before)
 	for _, p := range touched {
 		all = union(all, s.affected(p))
 	}

@@ -115,7 +115,7 @@ func (s *Service) Deployments(ctx context.Context, f waybill.DeploymentFilter) (
 		where("shown", store.Eq, bounded(service))
 	}
 	for _, x := range []struct{ column, value string }{
-		{"build", bounded(fold(f.Build))}, {"source", short(f.Commit)}, {"tag", bounded(fold(f.ImageTag))}, {"ring", bounded(fold(f.Ring))}, {"kind", f.Kind},
+		{"build", bounded(fold(f.Build))}, {"source", short(f.Commit)}, {"tag", bounded(fold(f.ImageTag))}, {"ring", bounded(fold(f.Ring))}, {"kind", fold(f.Kind)},
 	} {
 		if x.value != "" {
 			where(x.column, store.Eq, x.value)

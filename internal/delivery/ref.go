@@ -10,7 +10,9 @@ import (
 const minPrefix = 7
 
 // fold is the form in which references are compared.
-func fold(s string) string { return strings.ToLower(strings.TrimSpace(s)) }
+func fold(s string) string {
+	return strings.ToLower(strings.TrimSpace(strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")))
+}
 
 func isHex(s string) bool {
 	for i := range len(s) {

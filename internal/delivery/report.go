@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/waybill-run/waybill"
 )
@@ -55,6 +56,9 @@ func check(r waybill.DeliveryReport) (waybill.DeliveryReport, error) {
 		}
 		if strings.ContainsRune(*f.value, 0) {
 			return r, waybill.E(waybill.KindInvalid, "%s holds a NUL byte", f.name)
+		}
+		if !utf8.ValidString(*f.value) {
+			return r, waybill.E(waybill.KindInvalid, "%s is no UTF-8", f.name)
 		}
 	}
 	if r.Partition == "" {

@@ -34,7 +34,8 @@ type state struct {
 	aliases map[string]string
 	places  map[string]*place
 
-	dirty changes
+	before []string // keys of parts that the event being applied may take something from
+	dirty  changes
 }
 
 // changes are what has to be written after reports were applied.

@@ -59,7 +59,7 @@ func (s *state) view(p *part) (*view, string) {
 		if len(p.Tied) > 0 {
 			return nil, ""
 		}
-		if slices.ContainsFunc(p.Runs, func(r waybill.StageRun) bool { return r.Commit != "" }) {
+		if p.Stage == waybill.StageManifest && slices.ContainsFunc(p.Runs, func(r waybill.StageRun) bool { return r.Commit != "" }) {
 			return nil, "no manifests of run " + p.Runs[0].Run + " were reported"
 		}
 		return nil, "" // the status of a run that nobody told of is nothing to look after

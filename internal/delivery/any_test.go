@@ -1,0 +1,118 @@
+package delivery
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	diff "github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/waybill-run/waybill"
+)
+
+// draw makes any report from few words, so that reports meet, contradict each other and
+// are in doubt.
+func draw(t *rapid.T) report {
+	pick := func(name string, words ...string) string { return rapid.SampledFrom(words).Draw(t, name) }
+	r := report{
+		Kind:     rapid.SampledFrom([]waybill.ReportKind{"build", "config", "manifest", "run", "review", "sync"}).Draw(t, "kind"),
+		ImageTag: pick("tag", "t1", "t2"), Service: pick("service", "", "a", "b"), Commit: pick("commit", "aaaaaaa", "aaaaaaa1", "c2"),
+		Run: pick("run", "1", "2"), Ring: pick("ring", "dev", "prod"), ConfigCommit: pick("config", "bbbbbbb1", "bbbbbbb", "h2"),
+		PullRequest: pick("pr", "", "7"), ConfigRepo: pick("repo", "", "one/x", "two/x"), ManifestCommit: pick("manifest", "", "m1", "m2"),
+		Time: noon.Add(time.Duration(rapid.IntRange(0, 5).Draw(t, "minute")) * time.Minute),
+	}
+	switch r.Kind {
+	case "build":
+		r.Ring, r.ConfigCommit, r.ManifestCommit, r.PullRequest, r.ConfigRepo = "", "", "", "", ""
+		r.ImageDigest = pick("digest", "", "sha256:1", "sha256:2")
+	case "config":
+		r.ManifestCommit = ""
+		r.ImageDigest, r.BuildRun = pick("digest", "", "sha256:1"), pick("of", "", "1")
+	case "manifest":
+		if rapid.Bool().Draw(t, "direct") {
+			r.ConfigCommit, r.PullRequest = "", ""
+		} else {
+			r.ImageTag = ""
+		}
+	case "run":
+		r = report{Kind: r.Kind, Time: r.Time, Run: r.Run, ManifestCommit: r.ManifestCommit, Stage: rapid.SampledFrom([]waybill.Stage{"build", "config", "manifest"}).Draw(t, "stage"),
+			Status: rapid.SampledFrom([]waybill.Outcome{running, failed, succeeded}).Draw(t, "status")}
+	case "review":
+		r.PullRequest, r.Review, r.MergeCommit = "7", waybill.ReviewMerged, pick("merge", "", "h2")
+	case "sync":
+		r.Cluster, r.ClusterState = pick("cluster", "east", "west"), waybill.ClusterHealthy
+	}
+	return r
+}
+
+// Whatever is told: the rows fit the parts, nobody who was told an id is lost, and the
+// events make the same again.
+func TestAnyReports(t *testing.T) {
+	rapid.Check(t, func(r *rapid.T) {
+		f := newFeed(t)
+		f.tell(rapid.SliceOfN(rapid.Custom(draw), 1, 25).Draw(r, "reports")...)
+		m := f.m.of(DefaultPartition)
+		owners := map[string]string{}
+		for k, p := range m.parts {
+			if p.Row == "" {
+				continue
+			}
+			if m.rows[p.Row] == nil || owners[p.Row] != "" {
+				r.Fatalf("row %s of part %s: it exists: %v, and it is of %q", p.Row, k, m.rows[p.Row] != nil, owners[p.Row])
+			}
+			owners[p.Row] = k
+		}
+		for id, d := range m.rows {
+			if owners[id] == "" || d.ID != id || d.Reason == "" {
+				r.Fatalf("row %s is of no part, or is named %s, or has no reason (%q)", id, d.ID, d.Reason)
+			}
+		}
+		for id, to := range m.aliases {
+			if m.rows[to] == nil && m.rows[id] == nil {
+				r.Fatalf("the former id %s leads to %s, which is no row", id, to)
+			}
+		}
+		for k, p := range m.places {
+			for c, list := range p.Clusters {
+				for _, v := range list {
+					if d := m.rows[v.Deployment]; d == nil || placeKey(d) != k {
+						r.Fatalf("place %s cluster %q has deployment %s, which is not there", k, c, v.Deployment)
+					}
+				}
+			}
+		}
+		// What is stored of every row is what follows from the parts now.
+		s := newState(f.m, DefaultPartition)
+		for id, k := range owners {
+			v, _ := s.view(s.part(k))
+			v.row.ID, v.row.Former = id, m.rows[id].Former
+			if d := diff.Diff(v.row, m.rows[id]); d != "" {
+				r.Fatalf("row %s was not made again (-should be +is)\n%s", id, d)
+			}
+		}
+		for k, p := range m.parts {
+			v, why := s.view(s.part(k))
+			if (v != nil) != (p.Row != "") || why != p.Unlinked {
+				r.Fatalf("part %s: row %q, should have one: %v; inbox %q, should be %q", k, p.Row, v != nil, p.Unlinked, why)
+			}
+			refs := p.refs()
+			for ref, keys := range m.keys {
+				if keys[k] != slices.Contains(refs, ref) && ref != "row:"+p.Row {
+					r.Fatalf("part %s and its index %s", k, ref)
+				}
+			}
+		}
+		g := newMemory()
+		for _, e := range f.events {
+			s := newState(g, DefaultPartition)
+			if _, err := s.apply(&e); err != nil {
+				r.Fatal(err)
+			}
+			g.keep(s)
+		}
+		if d := diff.Diff(m.rows, g.of(DefaultPartition).rows); d != "" {
+			r.Fatal(d)
+		}
+	})
+}
