@@ -190,7 +190,11 @@ func (d *drawing) text(n waybill.LineageNode) string {
 		if o.State != waybill.LineageCurrent {
 			parts = append(parts, string(o.State))
 		}
-		parts = append(parts, d.a.when(o.CreatedAt), "by "+o.CreatedBy)
+		parts = append(parts, d.a.when(o.CreatedAt))
+		// An attempt that made it stands on the line of its run.
+		if made := len(d.to[n.ID]) > 0; !made && o.CreatedBy != "" {
+			parts = append(parts, "by "+o.CreatedBy)
+		}
 	case n.Run != nil:
 		r := n.Run
 		parts = append(parts, "run "+r.ID)
