@@ -30,7 +30,7 @@ import (
 
 // Seeds of a usual test run, and of a campaign.
 const (
-	usualSeeds    = 24
+	usualSeeds    = 12
 	campaignSeeds = 1000
 )
 
@@ -211,7 +211,8 @@ func (w *world) judge() {
 		total.statuses[string(r.Status)]++
 	}
 	for _, d := range x.dead {
-		total.faults["dead letter: "+d.Topic]++
+		why, _, _ := strings.Cut(d.Reason, " ")
+		total.faults["dead letter of "+d.Topic+", "+strings.Trim(why, ":")]++
 	}
 	w.f.mu.Lock()
 	defer w.f.mu.Unlock()
