@@ -149,7 +149,7 @@ steps: [{name: look, run: ["false"]}]
 	}
 	// A viewer may look.
 	token := must(c.CreateToken(ctx, client.CreateToken{Name: "viewer", Role: waybill.RoleViewer}, ""))(t)
-	viewer := w.NewClient(client.Options{Token: token.Token})
+	viewer := w.NewClient(client.Options{Token: token.Secret})
 	says(check("a viewer's trace", must(viewer.TraceObject(ctx, "inbox", "in.txt", client.TraceObjectParams{}))(t), want...))
 	if err := viewer.DeleteObject(ctx, "inbox", "in.txt"); !waybill.IsKind(err, waybill.KindForbidden) {
 		t.Errorf("a viewer deletes: %v", err)
