@@ -35,8 +35,10 @@
 // return ErrCorrupt; the process lives. That is so on systems where a fault in a mapping can be recovered, which are those
 // that Go supports with mmap; on others files are read into memory.
 //
-// Memory: the index itself is mapped and can be evicted. A search needs some bytes for each 8 documents, and for each term that it counts.
-// Load needs some hundred megabytes for each processor.
+// Memory: the index itself is mapped and can be evicted. A search needs some bytes for each 8 documents, and for each term that it counts,
+// and gives them to the next one. The values of fields with few are kept, in at most 8 MiB.
+// Load needs some hundred megabytes for each processor, and 8 bytes for each document. Merging needs, for
+// each processor, some times 4 bytes for each value of one field of all documents that are merged.
 //
 // # Numbers
 //
