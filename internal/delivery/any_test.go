@@ -116,3 +116,29 @@ func TestAnyReports(t *testing.T) {
 		}
 	})
 }
+
+// Manifests whose repository becomes known leave the row of another repository.
+func TestManifestsLeaveARow(t *testing.T) {
+	in := func(r report, repo string) report {
+		return with(r, func(r *report) { r.ConfigRepo = repo })
+	}
+	f := newFeed(t)
+	f.tell(in(p2("101", "app:1", "h1", "dev", ""), "example.com/two"), p3("200", "h1", ""))
+	f.want("- dev app:1 - - 101 h1 - 200 -")
+	f.tell(in(p3("200", "h1", ""), "example.com/one"))
+	f.want("- dev app:1 - - 101 h1 - - -", "- - - - - - h1 - 200 -")
+}
+
+// A report that names the service takes the place of one that did not; the build that
+// only the latter had is on its own again, and its manifests are kept.
+func TestServiceNamedLater(t *testing.T) {
+	dig := func(r report) report { return with(r, func(r *report) { r.ImageDigest = "sha256:1" }) }
+	permute([]report{
+		dig(p1("100", "other:1", "b", "c1")), dig(p2("101", "app:1", "h1", "dev", "7")), p3("200", "h9", "7"),
+		with(p2("101", "app:1", "h1", "dev", ""), func(r *report) { r.Service = "a" }),
+	}, func(order []report) {
+		f := newFeed(t)
+		f.tell(order...)
+		f.want("b - other:1 100 c1 - - - - -", "a dev app:1 - - 101 h9 7 200 -")
+	})
+}

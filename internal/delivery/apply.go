@@ -260,6 +260,9 @@ func (s *state) affected(p *part) []*part {
 		}
 	case waybill.ReportConfig:
 		out = union(out, s.builds(p), s.subsumed(p), s.without(p))
+		for _, x := range s.without(p) {
+			out = union(out, s.builds(x), s.nearManifests(x))
+		}
 		for _, m := range s.nearManifests(p) {
 			_, near := s.targets(m)
 			out = union(out, []*part{m}, near)
@@ -292,6 +295,12 @@ func (s *state) affected(p *part) []*part {
 		of = union(of, s.images(waybill.ReportConfig, p))
 		for _, x := range of {
 			out = union(out, []*part{x}, s.uses(x))
+		}
+	}
+	// What is shown of a report without service is shown by the one that names it.
+	for _, c := range out {
+		if c.Kind == waybill.ReportConfig {
+			out = union(out, s.subsumed(c))
 		}
 	}
 	return out

@@ -227,7 +227,7 @@ func (s *state) nearManifests(c *part) []*part {
 		s.find(waybill.ReportManifest, refPR, c.PR),
 		s.find(waybill.ReportManifest, refTied, c.Key),
 	}
-	for _, v := range s.reviews(c) {
+	for _, v := range s.find(waybill.ReportReview, refPR, c.PR) {
 		lists = append(lists, s.find(waybill.ReportManifest, refConfig, short(v.Review.MergeCommit)))
 	}
 	return union(lists...)

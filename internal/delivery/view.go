@@ -38,7 +38,12 @@ func (s *state) view(p *part) (*view, string) {
 			return nil, ""
 		}
 		b, why, _ := s.resolve(p)
-		v := s.compose(b, p, s.manifests(p))
+		ms := s.manifests(p)
+		for _, x := range s.without(p) {
+			ms = append(ms, keep(s.manifests(x), func(m *part) bool { return !slices.Contains(ms, m) })...)
+		}
+		slices.SortStableFunc(ms, func(a, b *part) int { return cmp.Or(a.First.Compare(b.First), cmp.Compare(a.Key, b.Key)) })
+		v := s.compose(b, p, ms)
 		v.row.Unlinked = why
 		return v, why
 	case waybill.ReportManifest:
@@ -46,7 +51,7 @@ func (s *state) view(p *part) (*view, string) {
 			return nil, ""
 		} else if len(near) > 0 {
 			v := s.compose(nil, nil, []*part{p})
-			v.row.Unlinked = "ambiguous: several repositories have a pull request " + p.PR + "; name the repository of the configuration"
+			v.row.Unlinked = "ambiguous: several repositories have the pull request of " + cmp.Or(p.ConfigCommit, p.PR) + "; name the repository of the configuration"
 			return v, v.row.Unlinked
 		}
 		return s.compose(nil, nil, []*part{p}), ""
@@ -106,10 +111,15 @@ func (s *state) compose(b, c *part, ms []*part) *view {
 		} else {
 			d.Config = s.stageOf(waybill.StageConfig, v, append([]*part{c}, subsumed...)...)
 		}
-		for _, r := range s.reviews(c) {
-			v.parts = append(v.parts, r)
-			review := *r.Review
-			d.Review = &review
+		for _, x := range append([]*part{c}, subsumed...) {
+			d.PullRequest, d.ConfigRepo = cmp.Or(d.PullRequest, x.PR), cmp.Or(d.ConfigRepo, x.ConfigRepo)
+			for _, r := range s.reviews(x) {
+				if d.Review == nil {
+					v.parts = append(v.parts, r)
+					review := *r.Review
+					d.Review = &review
+				}
+			}
 		}
 	}
 	if len(ms) > 0 {
