@@ -11,13 +11,16 @@ LDFLAGS := -s -w -X $(MODULE)/internal/app.version=$(VERSION)
 export GOFLAGS := $(GOFLAGS) -buildvcs=false
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test campaign bench lint fmt generate clean
+.PHONY: help build slim demo test campaign bench lint fmt generate clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## build bin/waybill, one static file
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(LDFLAGS)" -o bin/waybill ./cmd/waybill
+
+slim: ## build bin/waybill-slim, without Google Cloud and Kubernetes
+	CGO_ENABLED=0 $(GO) build -tags slim -trimpath -ldflags "$(LDFLAGS)" -o bin/waybill-slim ./cmd/waybill
 
 demo: build ## run a server on an example project in a temporary folder
 	bin/waybill demo
