@@ -337,7 +337,8 @@ func compareU64(a, b uint64) int {
 	return 0
 }
 
-// write writes a segment whose fields are made by field, some at the same time.
+// write writes a segment whose fields are made by field, some at the same time. Making does not run far ahead of
+// writing, which may be slowed down, so that few fields are in memory; and it ends when writing fails.
 func write(to io.Writer, workers, fields int, groups []group, n int,
 	field func(i int) (DictKind, int, func(func([]byte) bool), column, func([]byte) []string),
 	ids func(*writer), versions []int64, sources func(*writer)) (Info, error) {
@@ -354,16 +355,24 @@ func write(to io.Writer, workers, fields int, groups []group, n int,
 		}
 	}
 	made := make([][]output, 2*fields)
-	ready := make([]chan struct{}, fields)
+	ready, written := make([]chan struct{}, fields), make([]chan struct{}, fields)
 	for i := range ready {
-		ready[i] = make(chan struct{})
+		ready[i], written[i] = make(chan struct{}), make(chan struct{})
 	}
+	var failing atomic.Bool
 	var working sync.WaitGroup
 	var failed any
 	working.Go(func() {
 		defer func() { failed = recover() }()
 		parallel(workers, fields, func(i int) {
 			defer close(ready[i])
+			// Fields are begun in order, so the one that is waited for has been begun.
+			if before := i - workers - 1; before >= 0 {
+				<-written[before]
+			}
+			if failing.Load() {
+				return
+			}
 			kind, nd, keys, col, words := field(i)
 			var runs Bits
 			if g := inGroup[i]; g >= 0 {
@@ -392,6 +401,10 @@ func write(to io.Writer, workers, fields int, groups []group, n int,
 			w.put(o, fields+i)
 		}
 		made[i], made[fields+i] = nil, nil
+		if w.err != nil {
+			failing.Store(true)
+		}
+		close(written[i])
 	}
 	<-done
 	if failed != nil {
