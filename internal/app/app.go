@@ -94,8 +94,8 @@ type Server struct {
 	elsewhere
 	project *project.Project
 	oidc    *oidc.Verifier // nil until the settings are read
-	kept    *secret.Kept  // secrets of the store
-	secrets *secret.Chain // what definitions and settings name as ${secret:NAME}
+	kept    *secret.Kept   // secrets of the store
+	secrets *secret.Chain  // what definitions and settings name as ${secret:NAME}
 
 	observer *observer
 	ops      *operations

@@ -17,6 +17,7 @@ import (
 	"github.com/waybill-run/waybill/client"
 	"github.com/waybill-run/waybill/internal/backup"
 	"github.com/waybill-run/waybill/internal/blob/file"
+	"github.com/waybill-run/waybill/internal/cli"
 	"github.com/waybill-run/waybill/internal/fault"
 	"github.com/waybill-run/waybill/internal/store"
 	"github.com/waybill-run/waybill/internal/store/sqlite"
@@ -30,7 +31,11 @@ func clientFor(cmd *cobra.Command) (*client.Client, error) {
 		}
 		return os.Getenv(variable)
 	}
-	return client.New(client.Options{Server: flag("server", "WAYBILL_SERVER"), Token: flag("token", "WAYBILL_API_TOKEN")})
+	o := client.Options{Server: flag("server", "WAYBILL_SERVER"), Token: flag("token", "WAYBILL_API_TOKEN")}
+	if o.Token == "" {
+		o.TokenSource = cli.LoginToken(o.Server)
+	}
+	return client.New(o)
 }
 
 // printResult writes a result as the flags of every command say.

@@ -141,11 +141,12 @@ Exit codes: 0 it worked, 1 it did not, 2 the command was not understood.`,
 	root.SetErr(a.Stderr)
 	f := root.PersistentFlags()
 	f.StringVar(&a.server, "server", "", "URL of the server (WAYBILL_SERVER; default "+client.DefaultServer+")")
-	f.StringVar(&a.token, "token", "", "API token (WAYBILL_API_TOKEN; inside a unit WAYBILL_TOKEN)")
+	f.StringVar(&a.token, "token", "", "API token, or one of an identity provider (WAYBILL_API_TOKEN; inside a unit WAYBILL_TOKEN; default: that of waybill login)")
 	f.StringVarP(&a.format, "output", "o", "text", "text or json")
 	root.AddCommand(a.startCmd(), a.runCmd(), a.pipelineCmd(), a.objectCmd(), a.bucketCmd(), a.sourceCmd(), a.scheduleCmd(), a.eventCmd(), a.queueCmd(), a.pauseCmd(true), a.pauseCmd(false),
 		a.tokenCmd(), a.secretCmd(), a.callbackCmd(), a.healthCmd(), a.versionCmd())
 	root.AddCommand(a.notifyCmd())
+	root.AddCommand(a.loginCmd(), a.logoutCmd(), a.whoamiCmd())
 	root.AddCommand(a.Commands...)
 	a.completions(root)
 	return root
@@ -163,10 +164,13 @@ func group(use, short string, subs ...*cobra.Command) *cobra.Command {
 // client returns a client for the server that flags and environment name. Inside
 // a unit that is the server of its callback.
 func (a *app) client(retryFor time.Duration) (*client.Client, error) {
-	server := first(a.server, a.Getenv("WAYBILL_SERVER"), originOf(a.Getenv("WAYBILL_CALLBACK")))
-	return client.New(client.Options{
-		Server: server, Token: first(a.token, a.Getenv("WAYBILL_API_TOKEN"), a.Getenv("WAYBILL_TOKEN")), HTTP: a.HTTP, RetryFor: retryFor,
-	})
+	o := client.Options{
+		Server: a.serverURL(), Token: first(a.token, a.Getenv("WAYBILL_API_TOKEN"), a.Getenv("WAYBILL_TOKEN")), HTTP: a.HTTP, RetryFor: retryFor,
+	}
+	if o.Token == "" {
+		o.TokenSource = a.loginToken()
+	}
+	return client.New(o)
 }
 
 func first(words ...string) string {

@@ -150,12 +150,13 @@ func (k *keySet) among(h jose.Header) []crypto.PublicKey {
 	return out
 }
 
-// askable reports whether the issuer may be asked again for the sake of one token.
+// askable reports whether the issuer may be asked again for the sake of one token, or is
+// being asked.
 func (k *keySet) askable() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	since := k.now().Sub(k.tried)
-	return k.tried.IsZero() || since < 0 || since >= k.pause()
+	return k.flight != nil || k.tried.IsZero() || since < 0 || since >= k.pause()
 }
 
 // pause is the shortest time between two attempts; k.mu is held.
