@@ -2,7 +2,7 @@
 //
 //	azblob://CONTAINER?storage_account=NAME
 //	azblob://ACCOUNT:KEY@CONTAINER
-//	azblob://ACCOUNT:KEY@CONTAINER?endpoint=http://127.0.0.1:10000/devstoreaccount1
+//	azblob://ACCOUNT:KEY@CONTAINER?endpoint=http://127.0.0.1:10000/ACCOUNT
 //
 // Without credentials in the URL those of the environment are used
 // (AZURE_STORAGE_CONNECTION_STRING, AZURE_STORAGE_ACCOUNT with AZURE_STORAGE_KEY or

@@ -12,6 +12,8 @@ package azuretest
 import (
 	"bufio"
 	"context"
+	"crypto/rand"
+	"encoding/base64"
 	"net/url"
 	"os"
 	"os/exec"
@@ -28,11 +30,17 @@ import (
 // Container is the name of the container that is there.
 const Container = "inbox"
 
-// The account that every Azurite has.
-const (
-	Account = "devstoreaccount1"
-	Key     = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
-)
+// Account is the account of every server that Start starts.
+const Account = "waybilltest"
+
+// Key is its key, which is another one in every process.
+var Key = newKey()
+
+func newKey() string {
+	key := make([]byte, 64)
+	rand.Read(key)
+	return base64.StdEncoding.EncodeToString(key)
+}
 
 // Server is a running Azurite with one container.
 type Server struct {
@@ -73,6 +81,7 @@ func Start(t *testing.T) *Server {
 	cmd := exec.CommandContext(ctx, program, "--inMemoryPersistence", "--skipApiVersionCheck", "--disableTelemetry",
 		"--blobHost", "127.0.0.1", "--blobPort", "0", "--queueHost", "127.0.0.1", "--queuePort", "0", "--tableHost", "127.0.0.1", "--tablePort", "0")
 	cmd.Dir = t.TempDir()
+	cmd.Env = append(os.Environ(), "AZURITE_ACCOUNTS="+Account+":"+Key)
 	out, err := cmd.StdoutPipe()
 	if err == nil {
 		err = cmd.Start()
