@@ -4,6 +4,7 @@ package faults
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -151,7 +152,8 @@ steps: [{name: look, run: ["false"]}]
 	token := must(c.CreateToken(ctx, client.CreateToken{Name: "viewer", Role: waybill.RoleViewer}, ""))(t)
 	viewer := w.NewClient(client.Options{Token: token.Secret})
 	says(check("a viewer's trace", must(viewer.TraceObject(ctx, "inbox", "in.txt", client.TraceObjectParams{}))(t), want...))
-	if err := viewer.DeleteObject(ctx, "inbox", "in.txt"); !waybill.IsKind(err, waybill.KindForbidden) {
+	var refused *client.Error
+	if err := viewer.DeleteObject(ctx, "inbox", "in.txt"); !errors.As(err, &refused) || refused.Kind != waybill.KindForbidden {
 		t.Errorf("a viewer deletes: %v", err)
 	}
 }
