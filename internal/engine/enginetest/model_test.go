@@ -30,7 +30,7 @@ import (
 
 // Seeds of a usual test run, and of a campaign.
 const (
-	usualSeeds    = 12
+	usualSeeds    = 10
 	campaignSeeds = 1000
 )
 
