@@ -41,6 +41,7 @@ type world struct {
 }
 
 func setup(t *testing.T) *world {
+	t.Helper()
 	t.Parallel()
 	w := &world{t: t, key: oidctest.RSA(t, "k1"), clock: &clock{t: time.Unix(1_900_000_000, 0)}}
 	w.issuer = oidctest.New(t, w.key, oidctest.EC(t, "k2"))

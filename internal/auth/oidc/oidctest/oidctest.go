@@ -29,21 +29,21 @@ type Key struct {
 }
 
 // RSA makes a key of 2048 bits for RS256.
-func RSA(t testing.TB, id string) Key {
-	t.Helper()
+func RSA(tb testing.TB, id string) Key {
+	tb.Helper()
 	k, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return Key{id, jose.RS256, k}
 }
 
 // EC makes a key for ES256.
-func EC(t testing.TB, id string) Key {
-	t.Helper()
+func EC(tb testing.TB, id string) Key {
+	tb.Helper()
 	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return Key{id, jose.ES256, k}
 }
@@ -68,12 +68,12 @@ type Issuer struct {
 }
 
 // New starts an issuer with keys. It ends with the test.
-func New(t testing.TB, keys ...Key) *Issuer {
-	t.Helper()
+func New(tb testing.TB, keys ...Key) *Issuer {
+	tb.Helper()
 	i := &Issuer{keys: keys, life: time.Hour, asked: map[string]int{}, live: map[string]bool{}, Claims: map[string]any{}}
 	i.server = httptest.NewServer(http.HandlerFunc(i.serve))
 	i.URL = i.server.URL
-	t.Cleanup(func() { i.Slow(false); i.server.Close() })
+	tb.Cleanup(func() { i.Slow(false); i.server.Close() })
 	return i
 }
 
@@ -121,11 +121,11 @@ func (i *Issuer) do(f func()) {
 }
 
 // Sign makes a token.
-func Sign(t testing.TB, k Key, claims map[string]any) string {
-	t.Helper()
+func Sign(tb testing.TB, k Key, claims map[string]any) string {
+	tb.Helper()
 	token, err := sign(k, claims)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return token
 }
