@@ -8,6 +8,8 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -347,6 +349,26 @@ func TestKeysAreReadAhead(t *testing.T) {
 	}
 	cancel()
 	<-ended
+}
+
+func TestCertificates(t *testing.T) {
+	w := setup(t)
+	issuer, ca := oidctest.NewTLS(t, w.key)
+	w.issuer, w.set.Issuer = issuer, issuer.URL
+	if err := w.v.Set([]waybill.OIDCIssuer{w.set}); err != nil {
+		t.Fatal(err)
+	}
+	w.refuses("an authority that nobody knows", oidctest.Sign(t, w.key, w.claims()), waybill.KindUnavailable, "cannot be read")
+	w.set.CAFile = filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(w.set.CAFile, ca, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.v.Set([]waybill.OIDCIssuer{w.set}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.ask(oidctest.Sign(t, w.key, w.claims())); err != nil {
+		t.Errorf("with ca_file: %v", err)
+	}
 }
 
 func TestBadSettings(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"maps"
 	"net/http"
@@ -70,8 +71,20 @@ type Issuer struct {
 // New starts an issuer with keys. It ends with the test.
 func New(tb testing.TB, keys ...Key) *Issuer {
 	tb.Helper()
+	return start(tb, httptest.NewServer, keys)
+}
+
+// NewTLS is New with a certificate of its own authority, which is returned as PEM.
+func NewTLS(tb testing.TB, keys ...Key) (*Issuer, []byte) {
+	tb.Helper()
+	i := start(tb, httptest.NewTLSServer, keys)
+	return i, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: i.server.Certificate().Raw})
+}
+
+func start(tb testing.TB, serve func(http.Handler) *httptest.Server, keys []Key) *Issuer {
+	tb.Helper()
 	i := &Issuer{keys: keys, life: time.Hour, asked: map[string]int{}, live: map[string]bool{}, Claims: map[string]any{}}
-	i.server = httptest.NewServer(http.HandlerFunc(i.serve))
+	i.server = serve(http.HandlerFunc(i.serve))
 	i.URL = i.server.URL
 	tb.Cleanup(func() { i.Slow(false); i.server.Close() })
 	return i
