@@ -11,7 +11,7 @@ import (
 // nearest first. No node and no edge is there twice, also when things led to each other
 // in a circle.
 type Lineage struct {
-	Root  string      `json:"root"`
+	Root  string        `json:"root"`
 	Nodes []LineageNode `json:"nodes"`
 	Edges []LineageEdge `json:"edges"`
 	// Truncated: there is more than the limits of the query let through. The nodes where
@@ -21,7 +21,7 @@ type Lineage struct {
 
 // LineageNode is an object or a run.
 type LineageNode struct {
-	ID     string       `json:"id"` // "run/ID" or "object/BUCKET/KEY@VERSION"
+	ID     string         `json:"id"` // "run/ID" or "object/BUCKET/KEY@VERSION"
 	Object *LineageObject `json:"object,omitempty"`
 	Run    *LineageRun    `json:"run,omitempty"`
 	// Gone: it was there and is no longer kept. What is known of it is what others say.
@@ -43,24 +43,24 @@ const (
 
 // LineageObject is a version of an object.
 type LineageObject struct {
-	Bucket     string     `json:"bucket"`
-	Key        string     `json:"key"`
-	Version    string     `json:"version"`
+	Bucket     string       `json:"bucket"`
+	Key        string       `json:"key"`
+	Version    string       `json:"version"`
 	State      LineageState `json:"state"`
-	Size       int64      `json:"size"`
-	CreatedAt  time.Time  `json:"created_at,omitzero"`
-	CreatedBy  string     `json:"created_by,omitempty"`
-	ReplacedAt time.Time  `json:"replaced_at,omitzero"` // by another version or a deletion
+	Size       int64        `json:"size"`
+	CreatedAt  time.Time    `json:"created_at,omitzero"`
+	CreatedBy  string       `json:"created_by,omitempty"`
+	ReplacedAt time.Time    `json:"replaced_at,omitzero"` // by another version or a deletion
 }
 
 // LineageRun is a run in brief.
 type LineageRun struct {
-	ID         string     `json:"id"`
-	Pipeline   string     `json:"pipeline,omitempty"` // empty of one that is gone when nothing tells
-	Status     Status     `json:"status,omitempty"`   // empty of one that is gone
-	Error      string     `json:"error,omitempty"`
-	CreatedAt  time.Time  `json:"created_at,omitzero"`
-	FinishedAt time.Time  `json:"finished_at,omitzero"`
+	ID         string       `json:"id"`
+	Pipeline   string       `json:"pipeline,omitempty"` // empty of one that is gone when nothing tells
+	Status     Status       `json:"status,omitempty"`   // empty of one that is gone
+	Error      string       `json:"error,omitempty"`
+	CreatedAt  time.Time    `json:"created_at,omitzero"`
+	FinishedAt time.Time    `json:"finished_at,omitzero"`
 	Event      LineageEvent `json:"event"`
 }
 
@@ -85,11 +85,11 @@ const (
 
 // LineageEdge says that To followed from From.
 type LineageEdge struct {
-	From    string    `json:"from"`
-	To      string    `json:"to"`
+	From    string      `json:"from"`
+	To      string      `json:"to"`
 	Kind    LineageKind `json:"kind"`
-	Step    string    `json:"step,omitempty"`    // with made and called
-	Attempt int       `json:"attempt,omitempty"` // with made and called
+	Step    string      `json:"step,omitempty"`    // with made and called
+	Attempt int         `json:"attempt,omitempty"` // with made and called
 }
 
 // LineageQuery bounds a lineage.

@@ -42,7 +42,7 @@ type Options struct {
 	// TokenSource is asked for the token before each request when Token is empty; an empty
 	// answer sends none. Its errors end the request as they are.
 	TokenSource func(context.Context) (string, error)
-	HTTP   *http.Client
+	HTTP        *http.Client
 	// RetryFor is how long requests that may be repeated are repeated; 0 means
 	// 10 seconds, a negative value never.
 	RetryFor time.Duration

@@ -33,7 +33,7 @@ const (
 type operations struct {
 	s       *Server
 	store   store.Store // as it was opened; the server's own counts what it does
-	backing sync.Mutex // held while a backup is made
+	backing sync.Mutex  // held while a backup is made
 	// sweeping is held by a sweep, and by a backup: what a snapshot refers to must
 	// not go before it was saved.
 	sweeping sync.Mutex

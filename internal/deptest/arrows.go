@@ -347,7 +347,7 @@ var Arrows = []Row{
 
 	// The two faces.
 	{
-		Dir: "internal/httpd", May: []string{"", "internal/httpd/openapi"},
+		Dir: "internal/httpd", May: []string{"", "api", "internal/httpd/openapi"},
 		Why:     "answers requests over the service interfaces of the root package; it knows no store and no engine",
 		Instead: "add a method to a service interface in service.go and implement it where the work is done",
 	},

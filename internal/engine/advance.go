@@ -400,11 +400,40 @@ func (e *Engine) runBuried(ctx context.Context, m *store.Msg, reason string) (*s
 	if err != nil {
 		return nil, err
 	}
-	c := &store.Commit{
-		Tenant: m.Tenant, Puts: []store.Put{p},
-		Events: events(r.ID, []record{{"run.ended", map[string]any{"status": r.Status, "error": r.Error}, r.FinishedAt}}),
+	c := &store.Commit{Tenant: m.Tenant, Puts: []store.Put{p}}
+	if err := e.abandonSteps(ctx, &r, c); err != nil {
+		return nil, err
 	}
+	c.Events = append(c.Events, events(r.ID, []record{{"run.ended", map[string]any{"status": r.Status, "error": r.Error}, r.FinishedAt}})...)
 	return c, e.closing(&r, c)
+}
+
+// abandonSteps ends the open steps of a run that a dead letter has ended, and their
+// attempts.
+func (e *Engine) abandonSteps(ctx context.Context, r *waybill.Run, c *store.Commit) error {
+	rows, err := e.o.Store.Scan(ctx, r.Tenant, tableStep, r.ID+"/", 0)
+	if err != nil {
+		return err
+	}
+	for _, row := range rows {
+		var st waybill.Step
+		if json.Unmarshal(row.Val, &st) != nil || st.Status.Terminal() {
+			continue
+		}
+		if st.Cells == nil && st.Attempts > 0 {
+			if err := e.stopAttempt(ctx, r.Tenant, waybill.AttemptKey(r.ID, st.Name, st.Attempts), c); err != nil && !errors.Is(err, store.ErrNotFound) {
+				return err
+			}
+		}
+		st.Status, st.FinishedAt, st.Error = waybill.StatusCanceled, r.FinishedAt, "its run was ended by a dead letter"
+		p, err := put(tableStep, row.Key, row.Rev, st)
+		if err != nil {
+			return err
+		}
+		c.Puts = append(c.Puts, p)
+		c.Events = append(c.Events, events(r.ID, []record{{"step.ended", map[string]any{"step": st.Name, "status": st.Status, "error": st.Error}, r.FinishedAt}})...)
+	}
+	return nil
 }
 
 // attempt reads an attempt and its revision.

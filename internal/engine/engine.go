@@ -158,10 +158,10 @@ func (e *Engine) Start(ctx context.Context) error {
 	bg, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	e.stop = cancel
 	for _, o := range []queue.Options{
-		{Topic: queue.TopicRun, Handler: e.advance, Buried: e.runBuried, Committed: e.advanced, Slots: e.o.Runs, PerLane: 16},
-		{Topic: queue.TopicTimer, Handler: e.timer, Slots: 4},
-		{Topic: queue.TopicSlot, Handler: e.slot, Buried: e.slotBuried, Slots: 4},
-		{Topic: queue.TopicUnit, Handler: e.work, Buried: e.unitBuried, Slots: e.o.Units, MaxDeliveries: -1},
+		{Topic: queue.TopicRun, Patient: true, Handler: e.advance, Buried: e.runBuried, Committed: e.advanced, Slots: e.o.Runs, PerLane: 16},
+		{Topic: queue.TopicTimer, Patient: true, Handler: e.timer, Slots: 4},
+		{Topic: queue.TopicSlot, Patient: true, Handler: e.slot, Buried: e.slotBuried, Slots: 4},
+		{Topic: queue.TopicUnit, Patient: true, Handler: e.work, Buried: e.unitBuried, Slots: e.o.Units, MaxDeliveries: -1},
 		{
 			Topic: queue.TopicCleanup, Handler: e.cleanup, Buried: e.cleanupBuried, Slots: 8,
 			MaxFails: cleanupTries, MaxDeliveries: -1, Backoff: cleanupBackoff,

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/waybill-run/waybill"
+	apispec "github.com/waybill-run/waybill/api"
 	"github.com/waybill-run/waybill/internal/httpd/openapi"
 )
 
@@ -151,6 +152,7 @@ func (s *Server) routes() http.Handler {
 		},
 	})
 	m.mux.HandleFunc("GET /{$}", s.page)
+	m.mux.HandleFunc("GET /api/v1/openapi.yaml", s.contract)
 	m.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { s.noRoute(m.mux, w, r) })
 	return m
 }
@@ -181,6 +183,13 @@ func (s *Server) noRoute(mux *http.ServeMux, w http.ResponseWriter, r *http.Requ
 	w.Header().Set("Allow", strings.Join(allow, ", "))
 	s.fail(w, r, &statusError{http.StatusMethodNotAllowed,
 		waybill.E(waybill.KindUnsupported, "method %s is not served here, only %s", shorten(r.Method, 20), strings.Join(allow, ", "))})
+}
+
+// contract is the contract of this API. It says nothing of this server, so it needs no
+// credentials.
+func (s *Server) contract(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "application/yaml")
+	_, _ = w.Write(apispec.Spec)
 }
 
 // page is the first page, until there is a dashboard.

@@ -71,7 +71,7 @@ secrets:
 	want.Name = "the night shift"
 	want.Retention = project.Retention{Runs: 36 * hour, Objects: 9 * 24 * hour}
 	want.Queue = project.Queue{HighWater: 5000}
-	want.Units = project.Units{Max: 7, LogCap: 8 << 20, BaseEnv: []string{"HOME_REGION", "TZ"}}
+	want.Units = project.Units{Max: 7, LogCap: 8 << 20, BaseEnv: []string{"HOME_REGION", "TZ"}, OrphanSweep: project.Duration(5 * time.Minute), OrphanGrace: project.Duration(15 * time.Minute)}
 	want.Callback = project.Callback{Grace: project.Duration(90 * time.Second)}
 	want.Secrets = project.Secrets{Providers: []string{"file", "store"}, EnvPrefix: "APP_", FileDir: "/etc/app-secrets"}
 	if diff := cmp.Diff(want, s); diff != "" {

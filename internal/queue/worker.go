@@ -46,6 +46,11 @@ type Options struct {
 	MaxDeliveries int // deliveries without an outcome after which it is buried as a killer of workers; 0 means 10, negative no limit
 	Backoff       func(fails int) time.Duration
 
+	// Patient: an error of waybill.KindUnavailable is no failure. The message comes again
+	// after a second, for as long as it takes: what it needs is away, and it is not to
+	// blame.
+	Patient bool
+
 	// Committed is called after a handler's commit was made; it must not block. It
 	// is not called when the store's answer was lost on the way.
 	Committed func(m *store.Msg, c *store.Commit)
@@ -332,6 +337,9 @@ func (w *Worker) call(ctx context.Context, m *store.Msg) (c *store.Commit, err e
 	return w.o.Handler(ctx, m)
 }
 
+// patience is the pause before a message comes again that found something unavailable.
+const patience = time.Second
+
 // commitTries is how often a commit is tried that fails for an unknown reason. One
 // that fails because the store is unavailable is tried for as long as it takes.
 const commitTries = 8
@@ -372,8 +380,12 @@ func (w *Worker) judge(ctx context.Context, s *session, m *store.Msg, err error)
 			return false // it failed because we stop
 		}
 		v = &verdict{verdictRetry, w.o.Backoff(m.Fails + 1), err}
-		if permanent(err) {
+		switch {
+		case permanent(err):
 			v.kind = verdictBury
+		case w.o.Patient && waybill.IsKind(err, waybill.KindUnavailable):
+			v.kind, v.after = verdictYield, patience
+			w.o.Logger.Warn("queue message waits for what is unavailable", "topic", m.Topic, "key", m.Key, "err", err)
 		}
 	}
 	c := &store.Commit{Delay: v.after, Reason: v.err.Error()}

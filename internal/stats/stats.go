@@ -67,7 +67,6 @@ func middle(class int) time.Duration {
 	return time.Duration(math.Pow(growth, float64(class)-0.5) * float64(time.Millisecond))
 }
 
-
 // Options of Stats.
 type Options struct {
 	Store  store.Store
