@@ -24,6 +24,9 @@ type orphanage struct {
 	seen map[string]time.Time // by unit: when it was first without an owner
 	sent map[string]time.Time // by unit: when its clean-up was ordered again
 
+	listed  map[string]bool // units that a runner knows in this sweep
+	partial bool            // a runner could not tell all of its units
+
 	files map[string]time.Time // by unit: when its files were first without an owner
 }
 
@@ -38,11 +41,14 @@ func (e *Engine) sweepOrphans(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+			o.listed, o.partial = map[string]bool{}, false
 			for name, r := range e.o.Runners {
 				if err := e.orphans(ctx, name, r, o); err != nil && ctx.Err() == nil {
 					e.log.Warn("orphan sweep failed", "runner", name, "err", err)
+					o.partial = true
 				}
 			}
+			o.forget()
 			if err := e.leftovers(ctx, o); err != nil && ctx.Err() == nil {
 				e.log.Warn("sweep of units' files failed", "err", err)
 			}
@@ -56,9 +62,8 @@ func (e *Engine) orphans(ctx context.Context, name string, r runner.Runner, o *o
 		return err
 	}
 	now := e.now()
-	known := map[string]bool{}
 	for _, h := range handles {
-		known[h.Unit] = true
+		o.listed[h.Unit] = true
 		a, ours, err := e.owner(ctx, h.Unit)
 		switch {
 		case err != nil:
@@ -103,13 +108,20 @@ func (e *Engine) orphans(ctx context.Context, name string, r runner.Runner, o *o
 			return err
 		}
 	}
+	return nil
+}
+
+// forget drops what is remembered of units that no runner knows any more.
+func (o *orphanage) forget() {
+	if o.partial {
+		return
+	}
 	for unit := range o.seen {
-		if !known[unit] {
+		if !o.listed[unit] {
 			delete(o.seen, unit)
 			delete(o.sent, unit)
 		}
 	}
-	return nil
 }
 
 // leftovers removes the files of units that no runner knows and that were cleaned up
