@@ -313,6 +313,9 @@ func (e *Engine) Answer(ctx context.Context, run, step string, in waybill.Answer
 	err = e.o.Store.Commit(ctx, c)
 	if errors.Is(err, store.ErrConflict) {
 		if now, _, gerr := e.attempt(ctx, r.Tenant, a.Key()); gerr == nil && now.Approval.Decision != "" {
+			if now.Approval.Decision == in.Decision && now.Approval.By == by.Name {
+				return *now, nil // it was this very answer, whose commit was made and not answered
+			}
 			return *now, op(waybill.E(waybill.KindConflict, "it was %s by %s", now.Approval.Decision, now.Approval.By))
 		}
 		err = op(waybill.E(waybill.KindConflict, "it has just changed; look at it again"))

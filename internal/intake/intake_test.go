@@ -214,7 +214,7 @@ func TestWhatMessagesStart(t *testing.T) {
 	f.Send(t, "3", []byte{0xff, 0, 1}, nil)
 	w.start(f)
 	w.until("all is taken", func() bool { return f.Left(t) == 0 })
-	w.want(map[string]int{`all {"n": 1}`: 1, `blue {"n": 1}`: 1, `all "plain text"`: 1, `all "/wAB"`: 1})
+	w.want(map[string]int{`all {"n":1}`: 1, `blue {"n":1}`: 1, `all "plain text"`: 1, `all "/wAB"`: 1})
 	for _, r := range w.runs() {
 		ev := r.Event
 		if ev.Type != "queue" || ev.Source != "/sources/orders" || ev.Time.IsZero() || ev.Hops != 1 {
