@@ -86,8 +86,8 @@ func (i OIDCIssuer) Check() error {
 			return E(KindInvalid, "roles[%d].claim: expected the name of a claim", n)
 		case r.Value == "" || len(r.Value) > 1000:
 			return E(KindInvalid, "roles[%d].value: expected a value, or a pattern such as team-*", n)
-		case r.Role != RoleViewer && r.Role != RoleOperator && r.Role != RoleAdmin:
-			return E(KindInvalid, "roles[%d].role: expected viewer, operator or admin, found %.40q", n, string(r.Role))
+		case r.Role != RoleViewer && r.Role != RoleOperator && r.Role != RoleAdmin && r.Role != RoleReporter:
+			return E(KindInvalid, "roles[%d].role: expected viewer, operator, admin or reporter, found %.40q", n, string(r.Role))
 		}
 	}
 	return nil

@@ -6,7 +6,8 @@ import (
 	"time"
 )
 
-// Role is what a token may do. Each role may do all that the one before it may.
+// Role is what a token may do. Of viewer, operator and admin each may do all that the
+// one before it may; the others stand beside them.
 type Role string
 
 // The roles.
@@ -14,11 +15,15 @@ const (
 	RoleViewer   Role = "viewer"   // read everything but secrets
 	RoleOperator Role = "operator" // start, cancel and retry; put and delete objects; work on queues
 	RoleAdmin    Role = "admin"    // change definitions, tokens and settings
-	RoleUnit     Role = "unit"     // of one attempt: its callback, and objects
+	RoleReporter Role = "reporter" // tell of deliveries, and nothing else
+	RoleUnit     Role = "unit"     // of one attempt: its callback, objects and reports of deliveries
 )
 
 // Allows reports whether a caller of role r may do what needs the other role.
 func (r Role) Allows(need Role) bool {
+	if need == RoleReporter {
+		return r == RoleReporter || r.Allows(RoleOperator)
+	}
 	rank := map[Role]int{RoleViewer: 1, RoleOperator: 2, RoleAdmin: 3}
 	return rank[r] >= rank[need] && rank[need] > 0
 }

@@ -94,6 +94,7 @@ func (e PipelineOrigin) Valid() bool {
 const (
 	WhoamiRoleAdmin    WhoamiRole = "admin"
 	WhoamiRoleOperator WhoamiRole = "operator"
+	WhoamiRoleReporter WhoamiRole = "reporter"
 	WhoamiRoleUnit     WhoamiRole = "unit"
 	WhoamiRoleViewer   WhoamiRole = "viewer"
 )
@@ -104,6 +105,8 @@ func (e WhoamiRole) Valid() bool {
 	case WhoamiRoleAdmin:
 		return true
 	case WhoamiRoleOperator:
+		return true
+	case WhoamiRoleReporter:
 		return true
 	case WhoamiRoleUnit:
 		return true
@@ -150,6 +153,48 @@ func (e TraceObjectParamsDirection) Valid() bool {
 	case TraceObjectParamsDirectionDown:
 		return true
 	case TraceObjectParamsDirectionUp:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListDeploymentsParamsKind.
+const (
+	ListDeploymentsParamsKindDeployment ListDeploymentsParamsKind = "deployment"
+	ListDeploymentsParamsKindManual     ListDeploymentsParamsKind = "manual"
+)
+
+// Valid indicates whether the value is a known member of the ListDeploymentsParamsKind enum.
+func (e ListDeploymentsParamsKind) Valid() bool {
+	switch e {
+	case ListDeploymentsParamsKindDeployment:
+		return true
+	case ListDeploymentsParamsKindManual:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListDeploymentsParamsSort.
+const (
+	ListDeploymentsParamsSortCreated ListDeploymentsParamsSort = "created"
+	ListDeploymentsParamsSortRing    ListDeploymentsParamsSort = "ring"
+	ListDeploymentsParamsSortService ListDeploymentsParamsSort = "service"
+	ListDeploymentsParamsSortUpdated ListDeploymentsParamsSort = "updated"
+)
+
+// Valid indicates whether the value is a known member of the ListDeploymentsParamsSort enum.
+func (e ListDeploymentsParamsSort) Valid() bool {
+	switch e {
+	case ListDeploymentsParamsSortCreated:
+		return true
+	case ListDeploymentsParamsSortRing:
+		return true
+	case ListDeploymentsParamsSortService:
+		return true
+	case ListDeploymentsParamsSortUpdated:
 		return true
 	default:
 		return false
@@ -327,7 +372,7 @@ type Count struct {
 type CreateToken struct {
 	Name string `json:"name"`
 
-	// Role What a token may do; each role may do all that the one before it may.
+	// Role What a token may do. Of viewer, operator and admin each may do all that the one before it may; a reporter only tells of deliveries.
 	Role Role `json:"role"`
 
 	// TTLSeconds After this time it is refused; without it never.
@@ -337,10 +382,45 @@ type CreateToken struct {
 // Delivery What became of an event.
 type Delivery = waybill.Delivery
 
+// DeliveryEvent A report as it was taken in.
+type DeliveryEvent = waybill.DeliveryEvent
+
 // DeliveryList defines model for DeliveryList.
 type DeliveryList struct {
 	Items []Delivery `json:"items"`
 }
+
+// DeliveryReport What a tool, or a person, tells of a delivery. What is not known is left out; a report never clears what another one said.
+type DeliveryReport = waybill.DeliveryReport
+
+// DeliveryStage A part of the way of a change.
+type DeliveryStage = waybill.Stage
+
+// Deployment One image on its way to one ring.
+type Deployment = waybill.Deployment
+
+// DeploymentCluster defines model for DeploymentCluster.
+type DeploymentCluster = waybill.DeploymentCluster
+
+// DeploymentDetail defines model for DeploymentDetail.
+type DeploymentDetail = waybill.DeploymentDetail
+
+// DeploymentList defines model for DeploymentList.
+type DeploymentList struct {
+	Items []Deployment `json:"items"`
+
+	// NextCursor The cursor of the next page; null on the last.
+	NextCursor NextCursor `json:"next_cursor"`
+}
+
+// DeploymentReview defines model for DeploymentReview.
+type DeploymentReview = waybill.DeploymentReview
+
+// DeploymentStage One stage of a deployment; the last run counts.
+type DeploymentStage = waybill.DeploymentStage
+
+// DeploymentStatus The state of a deployment as a whole.
+type DeploymentStatus = waybill.DeploymentStatus
 
 // Event What arrived and started the run.
 type Event struct {
@@ -556,6 +636,11 @@ type ObjectList struct {
 // Parent The step that started it, of a sub-pipeline.
 type Parent = *waybill.Parent
 
+// PartitionList defines model for PartitionList.
+type PartitionList struct {
+	Items []string `json:"items"`
+}
+
 // Phase The finer state of an attempt on its way to a terminal status.
 type Phase = waybill.Phase
 
@@ -689,13 +774,16 @@ type Redrive struct {
 // Reloaded What a reload of the project folder did.
 type Reloaded = waybill.Reloaded
 
+// ReportResult defines model for ReportResult.
+type ReportResult = waybill.ReportResult
+
 // RetryRun defines model for RetryRun.
 type RetryRun struct {
 	// From The first step to run again; the steps before it keep their results.
 	From string `json:"from,omitempty,omitzero"`
 }
 
-// Role What a token may do; each role may do all that the one before it may.
+// Role What a token may do. Of viewer, operator and admin each may do all that the one before it may; a reporter only tells of deliveries.
 type Role = waybill.Role
 
 // Run defines model for Run.
@@ -924,6 +1012,9 @@ type SourceProblem struct {
 	Warning bool `json:"warning,omitempty,omitzero"`
 }
 
+// StageRun defines model for StageRun.
+type StageRun = waybill.StageRun
+
 // StartRun defines model for StartRun.
 type StartRun struct {
 	// Delay How long it waits before its first step, such as 90s or 2h.
@@ -999,7 +1090,7 @@ type Token struct {
 	Name      string    `json:"name"`
 	RevokedAt time.Time `json:"revoked_at,omitempty,omitzero"`
 
-	// Role What a token may do; each role may do all that the one before it may.
+	// Role What a token may do. Of viewer, operator and admin each may do all that the one before it may; a reporter only tells of deliveries.
 	Role Role `json:"role"`
 }
 
@@ -1066,6 +1157,9 @@ type HookPipeline = string
 // IdempotencyKey defines model for IdempotencyKey.
 type IdempotencyKey = string
 
+// IfNoneMatch defines model for IfNoneMatch.
+type IfNoneMatch = string
+
 // Limit defines model for Limit.
 type Limit = int
 
@@ -1074,6 +1168,9 @@ type ObjectKey = string
 
 // ObjectVersion defines model for ObjectVersion.
 type ObjectVersion = string
+
+// Partition defines model for Partition.
+type Partition = string
 
 // PipelineName defines model for PipelineName.
 type PipelineName = string
@@ -1172,6 +1269,67 @@ type TraceObjectParams struct {
 
 // TraceObjectParamsDirection defines parameters for TraceObject.
 type TraceObjectParamsDirection string
+
+// ListDeploymentsParams defines parameters for ListDeployments.
+type ListDeploymentsParams struct {
+	// Partition The project whose deliveries are meant; default when left out.
+	Partition Partition `form:"partition,omitempty" json:"partition,omitempty,omitzero"`
+
+	// ID Id, also one that the row had before.
+	ID string `form:"id,omitempty" json:"id,omitempty,omitzero"`
+
+	// Build Run of the build.
+	Build string `form:"build,omitempty" json:"build,omitempty,omitzero"`
+
+	// Commit Source commit, or seven or more of its first digits.
+	Commit   string `form:"commit,omitempty" json:"commit,omitempty,omitzero"`
+	ImageTag string `form:"image_tag,omitempty" json:"image_tag,omitempty,omitzero"`
+	Ring     string `form:"ring,omitempty" json:"ring,omitempty,omitzero"`
+
+	// Service Service, with or without its owner.
+	Service string                    `form:"service,omitempty" json:"service,omitempty,omitzero"`
+	Kind    ListDeploymentsParamsKind `form:"kind,omitempty" json:"kind,omitempty,omitzero"`
+
+	// Status One of these, separated by commas.
+	Status []DeploymentStatus `form:"status,omitempty" json:"status,omitempty,omitzero"`
+
+	// Unlinked Only those that are not tied to what they should be.
+	Unlinked bool `form:"unlinked,omitempty" json:"unlinked,omitempty,omitzero"`
+
+	// Since With news at this instant or later.
+	Since time.Time `form:"since,omitempty" json:"since,omitempty,omitzero"`
+
+	// Until Without news since this instant.
+	Until time.Time                 `form:"until,omitempty" json:"until,omitempty,omitzero"`
+	Sort  ListDeploymentsParamsSort `form:"sort,omitempty" json:"sort,omitempty,omitzero"`
+
+	// Asc Oldest or first of the alphabet first.
+	Asc bool `form:"asc,omitempty" json:"asc,omitempty,omitzero"`
+
+	// Limit The most items in the answer.
+	Limit Limit `form:"limit,omitempty" json:"limit,omitempty,omitzero"`
+
+	// Cursor The next_cursor of the page before.
+	Cursor Cursor `form:"cursor,omitempty" json:"cursor,omitempty,omitzero"`
+
+	// IfNoneMatch The ETag of an answer that is known already.
+	IfNoneMatch IfNoneMatch `json:"If-None-Match,omitempty,omitzero"`
+}
+
+// ListDeploymentsParamsKind defines parameters for ListDeployments.
+type ListDeploymentsParamsKind string
+
+// ListDeploymentsParamsSort defines parameters for ListDeployments.
+type ListDeploymentsParamsSort string
+
+// GetDeploymentParams defines parameters for GetDeployment.
+type GetDeploymentParams struct {
+	// Partition The project whose deliveries are meant; default when left out.
+	Partition Partition `form:"partition,omitempty" json:"partition,omitempty,omitzero"`
+
+	// IfNoneMatch The ETag of an answer that is known already.
+	IfNoneMatch IfNoneMatch `json:"If-None-Match,omitempty,omitzero"`
+}
 
 // GetDoctorParams defines parameters for GetDoctor.
 type GetDoctorParams struct {
@@ -1371,6 +1529,9 @@ type CreateTokenParams struct {
 
 // CreateBackupTextRequestBody defines body for CreateBackup for text/plain ContentType.
 type CreateBackupTextRequestBody = CreateBackupTextBody
+
+// ReportDeliveryJSONRequestBody defines body for ReportDelivery for application/json ContentType.
+type ReportDeliveryJSONRequestBody = DeliveryReport
 
 // ApplyNotificationJSONRequestBody defines body for ApplyNotification for application/json ContentType.
 type ApplyNotificationJSONRequestBody = NotifyRule

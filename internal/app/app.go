@@ -23,6 +23,7 @@ import (
 	"github.com/waybill-run/waybill/internal/auth"
 	"github.com/waybill-run/waybill/internal/auth/oidc"
 	"github.com/waybill-run/waybill/internal/blob/file"
+	"github.com/waybill-run/waybill/internal/delivery"
 	"github.com/waybill-run/waybill/internal/engine"
 	"github.com/waybill-run/waybill/internal/fault"
 	"github.com/waybill-run/waybill/internal/httpd"
@@ -92,10 +93,11 @@ type Server struct {
 	arrivals *queue.Worker
 	triggers *triggers
 	elsewhere
-	project *project.Project
-	oidc    *oidc.Verifier // nil until the settings are read
-	kept    *secret.Kept   // secrets of the store
-	secrets *secret.Chain  // what definitions and settings name as ${secret:NAME}
+	deliveries *delivery.Service
+	project    *project.Project
+	oidc       *oidc.Verifier // nil until the settings are read
+	kept       *secret.Kept   // secrets of the store
+	secrets    *secret.Chain  // what definitions and settings name as ${secret:NAME}
 
 	observer *observer
 	ops      *operations
@@ -187,7 +189,7 @@ func (s *Server) URL() string { return s.url }
 // Schema is every table of the program.
 func Schema() store.Schema {
 	var all store.Schema
-	for _, part := range []store.Schema{engine.Tables(), object.Tables(), project.Tables(), arrival.Tables(), auth.Tables(), observerTables(), secret.Tables(), watch.Tables(), queue.Tables(), triggerTables(), tables()} {
+	for _, part := range []store.Schema{engine.Tables(), object.Tables(), project.Tables(), arrival.Tables(), auth.Tables(), observerTables(), secret.Tables(), watch.Tables(), delivery.Tables(), queue.Tables(), triggerTables(), tables()} {
 		all = append(all, part...)
 	}
 	return all
@@ -371,6 +373,7 @@ func (s *Server) work(ctx context.Context) error {
 	objects := object.New(s.store, s.blobs, object.Options{Admit: admin.Admit, Hops: s.engine.Hops, Guard: s.engine.Guard, Logger: s.log})
 	s.engine.UseObjects(objects)
 	tokens := auth.New(s.store, nil)
+	s.deliveries = delivery.New(delivery.Options{Store: s.store})
 	if err := s.observer.prepare(ctx, s, instance, settings); err != nil {
 		return err
 	}
@@ -399,7 +402,7 @@ func (s *Server) work(ctx context.Context) error {
 	s.background.Go(func() { s.watchFolder(bg) })
 	s.http.SetReady(httpd.Services{
 		Runs: s.engine, Callbacks: s.engine, Pipelines: s.project, Objects: objects, Lineages: lineage.New(s.engine, objects, arrivals), Queues: admin, Tokens: tokens, Identities: s.oidc, Secrets: s.kept,
-		Watches: s.watches, Sources: s.intake,
+		Watches: s.watches, Sources: s.intake, Deliveries: s.deliveries,
 		Events: s.triggers.events, Schedules: s.triggers.schedules, Folder: projectFolder{s}, Schemas: FileSchema,
 		Operations: s.ops, Dumps: admin,
 		Stats: s.observer.stats, Notifications: s.observer.notifier, Metrics: s.observer.handler,

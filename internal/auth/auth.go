@@ -82,8 +82,8 @@ func (a *Tokens) CreateToken(ctx context.Context, name string, role waybill.Role
 	if err := checkName(name); err != nil {
 		return waybill.Token{}, "", err
 	}
-	if !slices.Contains([]waybill.Role{waybill.RoleViewer, waybill.RoleOperator, waybill.RoleAdmin}, role) {
-		return waybill.Token{}, "", waybill.E(waybill.KindInvalid, "role %.40q is not one of viewer, operator, admin", string(role))
+	if !slices.Contains([]waybill.Role{waybill.RoleViewer, waybill.RoleOperator, waybill.RoleAdmin, waybill.RoleReporter}, role) {
+		return waybill.Token{}, "", waybill.E(waybill.KindInvalid, "role %.40q is not one of viewer, operator, admin, reporter", string(role))
 	}
 	if ttl < 0 || ttl > maxTTL {
 		return waybill.Token{}, "", waybill.E(waybill.KindInvalid, "a token lasts up to ten years, not %s", ttl)

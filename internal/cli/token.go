@@ -48,7 +48,7 @@ stopped: that is how the first token of a server is made.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&role, "role", "viewer", "viewer, operator or admin")
+	f.StringVar(&role, "role", "viewer", "viewer, operator or admin; or reporter, which only tells of deliveries")
 	f.DurationVar(&ttl, "ttl", 0, "how long it is valid (default for ever)")
 	f.StringVar(&data, "data", "", "data folder of a stopped server")
 	return cmd

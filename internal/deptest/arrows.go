@@ -172,6 +172,11 @@ var Arrows = []Row{
 		Instead: "a package under internal/delivery for each provider or format, which makes reports",
 	},
 	{
+		Dir: "internal/delivery/deliverytest", May: []string{"", "internal/delivery", "internal/store", "internal/store/postgres", "internal/store/postgres/pgtest", "internal/store/sqlite"}, Modules: []string{"*"},
+		Why:     "deliveries over every store, and data sets, for tests of everything that shows deliveries",
+		Instead: inRoot,
+	},
+	{
 		Dir: "internal/metrics", May: []string{"", "internal/queue", "internal/runner", "internal/store"}, Modules: []string{"github.com/prometheus/client_golang"},
 		Why:     "stands before a store and runners and counts; nothing calls it to count",
 		Instead: inApp,
@@ -337,6 +342,41 @@ var Arrows = []Row{
 	{
 		Dir: "internal/runner/http", May: []string{"", "internal/netguard", "internal/runner", "internal/schema"}, Modules: []string{"cel.dev/cel-go"},
 		Why:     "an implementation, which knows its contract and no sibling; expressions over answers are its own",
+		Instead: inContract,
+	},
+	{
+		Dir: "internal/runner/container", May: []string{"", "internal/runner", "internal/schema"}, Modules: []string{"github.com/google/go-containerregistry"},
+		Why:     "what the runners of containers have in common; it starts nothing",
+		Instead: "what is about one platform belongs in its runner",
+	},
+	{
+		Dir: "internal/image", May: []string{"", "internal/runner", "internal/runner/container"},
+		Modules: []string{"github.com/google/go-containerregistry", "github.com/opencontainers", "golang.org/x/sys", "github.com/klauspost/compress"},
+		Why:     "images pulled, checked and unpacked, for a runner that has no daemon",
+		Instead: "what is done with an image belongs in internal/runner/oci",
+	},
+	{
+		Dir: "internal/runner/oci", May: []string{"", "internal/image", "internal/mask", "internal/runner", "internal/runner/container"},
+		Modules: []string{"github.com/opencontainers", "golang.org/x/sys", "github.com/vishvananda", "github.com/google/nftables", "github.com/google/go-containerregistry"},
+		Why:     "an implementation, which knows its contract, its images and no sibling",
+		Instead: inContract,
+	},
+	{
+		Dir: "internal/runner/docker", May: []string{"", "internal/mask", "internal/runner", "internal/runner/container"},
+		Modules: []string{"github.com/moby/moby", "github.com/docker", "github.com/containerd", "github.com/opencontainers", "github.com/google/go-containerregistry"},
+		Why:     "an implementation, which knows its contract and no sibling",
+		Instead: inContract,
+	},
+	{
+		Dir: "internal/runner/kubernetes", May: []string{"", "internal/mask", "internal/runner", "internal/runner/container"},
+		Modules: []string{"k8s.io", "sigs.k8s.io", "github.com/google/go-containerregistry"},
+		Why:     "an implementation, and the only package that knows client-go",
+		Instead: inContract,
+	},
+	{
+		Dir: "internal/runner/aci", May: []string{"", "internal/mask", "internal/runner", "internal/runner/container", "internal/schema"},
+		Modules: []string{"github.com/Azure/azure-sdk-for-go/sdk", "github.com/google/go-containerregistry"},
+		Why:     "an implementation, which knows its contract and no sibling",
 		Instead: inContract,
 	},
 	{

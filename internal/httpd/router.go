@@ -93,6 +93,11 @@ var operations = map[string]operation{
 	"POST /api/v1/schedules/{pipeline}/{number}/pause":  {id: "pauseSchedule", need: waybill.RoleOperator, action: "schedule.pause"},
 	"POST /api/v1/schedules/{pipeline}/{number}/resume": {id: "resumeSchedule", need: waybill.RoleOperator, action: "schedule.resume"},
 
+	"POST /api/v1/deliveries/reports":   {id: "reportDelivery", need: waybill.RoleReporter, unit: unitAny, action: "delivery.report", quiet: true},
+	"GET /api/v1/deliveries/partitions": {id: "listDeliveryPartitions", need: waybill.RoleViewer},
+	"GET /api/v1/deployments":           {id: "listDeployments", need: waybill.RoleViewer},
+	"GET /api/v1/deployments/{id}":      {id: "getDeployment", need: waybill.RoleViewer},
+
 	"GET /api/v1/queues":                  {id: "listQueues", need: waybill.RoleViewer},
 	"GET /api/v1/queues/{topic}/messages": {id: "listMessages", need: waybill.RoleViewer},
 	"GET /api/v1/queues/{topic}/dead":     {id: "listDeadLetters", need: waybill.RoleViewer},

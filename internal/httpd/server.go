@@ -41,6 +41,7 @@ type Services struct {
 	Folder        waybill.Folder
 	Watches       waybill.Watches
 	Sources       waybill.Sources
+	Deliveries    waybill.Deliveries
 	Schemas       func(kind string) ([]byte, error) // JSON Schema of a kind of file; KindNotFound
 }
 

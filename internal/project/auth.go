@@ -108,7 +108,7 @@ func (r *settingsReader) object(what string, n ast.Node, keys []string, f func(k
 
 // oidcSchema is the JSON Schema of an element of auth.oidc.
 func oidcSchema() schema.Schema {
-	role := schema.Words(string(waybill.RoleViewer), string(waybill.RoleOperator), string(waybill.RoleAdmin))
+	role := schema.Words(string(waybill.RoleViewer), string(waybill.RoleOperator), string(waybill.RoleAdmin), string(waybill.RoleReporter))
 	rule := schema.Object(map[string]schema.Schema{
 		"claim": schema.Text().Doc("Name of a claim; dots lead into objects, as in realm_access.roles."),
 		"value": schema.Scalar().Doc("Value that the claim has, or that is in its list; * stands for any number of characters.").

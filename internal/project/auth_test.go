@@ -49,7 +49,7 @@ func TestBadOIDCSettings(t *testing.T) {
 		`[{issuer: "https://x", roles: [{claim: a, value: b, role: viewer}]}]`:              `auth.oidc[0].audience: expected`,
 		`[{issuer: "https://x", audience: a}]`:                                              `auth.oidc[0].roles: expected 1 to 1000 rules`,
 		`[{issuer: "https://x", audience: a, roles: {}}]`:                                   `auth.oidc[0].roles: expected a list of rules`,
-		`[{issuer: "https://x", audience: a, roles: [{claim: a, value: b, role: root}]}]`:   `auth.oidc[0].roles[0].role: expected viewer, operator or admin, found "root"`,
+		`[{issuer: "https://x", audience: a, roles: [{claim: a, value: b, role: root}]}]`:   `auth.oidc[0].roles[0].role: expected viewer, operator, admin or reporter, found "root"`,
 		`[{issuer: "https://x", audience: a, roles: [{claim: a, valeu: b, role: viewer}]}]`: `unknown key auth.oidc[0].roles[0].valeu (did you mean value?)`,
 		`[{issuer: "https://x", ` + rules + `}, {issuer: "https://y", ` + rules + `}]`:      `auth.oidc[1].id: expected one of its own`,
 		`[{issuer: "https://x", ` + rules + `}, {issuer: "https://x", ` + rules + `}]`:      `auth.oidc[1].the issuer is there twice`,

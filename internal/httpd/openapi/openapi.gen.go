@@ -100,6 +100,7 @@ func (e PipelineOrigin) Valid() bool {
 const (
 	WhoamiRoleAdmin    WhoamiRole = "admin"
 	WhoamiRoleOperator WhoamiRole = "operator"
+	WhoamiRoleReporter WhoamiRole = "reporter"
 	WhoamiRoleUnit     WhoamiRole = "unit"
 	WhoamiRoleViewer   WhoamiRole = "viewer"
 )
@@ -110,6 +111,8 @@ func (e WhoamiRole) Valid() bool {
 	case WhoamiRoleAdmin:
 		return true
 	case WhoamiRoleOperator:
+		return true
+	case WhoamiRoleReporter:
 		return true
 	case WhoamiRoleUnit:
 		return true
@@ -156,6 +159,48 @@ func (e TraceObjectParamsDirection) Valid() bool {
 	case TraceObjectParamsDirectionDown:
 		return true
 	case TraceObjectParamsDirectionUp:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListDeploymentsParamsKind.
+const (
+	ListDeploymentsParamsKindDeployment ListDeploymentsParamsKind = "deployment"
+	ListDeploymentsParamsKindManual     ListDeploymentsParamsKind = "manual"
+)
+
+// Valid indicates whether the value is a known member of the ListDeploymentsParamsKind enum.
+func (e ListDeploymentsParamsKind) Valid() bool {
+	switch e {
+	case ListDeploymentsParamsKindDeployment:
+		return true
+	case ListDeploymentsParamsKindManual:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListDeploymentsParamsSort.
+const (
+	ListDeploymentsParamsSortCreated ListDeploymentsParamsSort = "created"
+	ListDeploymentsParamsSortRing    ListDeploymentsParamsSort = "ring"
+	ListDeploymentsParamsSortService ListDeploymentsParamsSort = "service"
+	ListDeploymentsParamsSortUpdated ListDeploymentsParamsSort = "updated"
+)
+
+// Valid indicates whether the value is a known member of the ListDeploymentsParamsSort enum.
+func (e ListDeploymentsParamsSort) Valid() bool {
+	switch e {
+	case ListDeploymentsParamsSortCreated:
+		return true
+	case ListDeploymentsParamsSortRing:
+		return true
+	case ListDeploymentsParamsSortService:
+		return true
+	case ListDeploymentsParamsSortUpdated:
 		return true
 	default:
 		return false
@@ -333,7 +378,7 @@ type Count struct {
 type CreateToken struct {
 	Name string `json:"name"`
 
-	// Role What a token may do; each role may do all that the one before it may.
+	// Role What a token may do. Of viewer, operator and admin each may do all that the one before it may; a reporter only tells of deliveries.
 	Role Role `json:"role"`
 
 	// TTLSeconds After this time it is refused; without it never.
@@ -343,10 +388,45 @@ type CreateToken struct {
 // Delivery What became of an event.
 type Delivery = waybill.Delivery
 
+// DeliveryEvent A report as it was taken in.
+type DeliveryEvent = waybill.DeliveryEvent
+
 // DeliveryList defines model for DeliveryList.
 type DeliveryList struct {
 	Items []Delivery `json:"items"`
 }
+
+// DeliveryReport What a tool, or a person, tells of a delivery. What is not known is left out; a report never clears what another one said.
+type DeliveryReport = waybill.DeliveryReport
+
+// DeliveryStage A part of the way of a change.
+type DeliveryStage = waybill.Stage
+
+// Deployment One image on its way to one ring.
+type Deployment = waybill.Deployment
+
+// DeploymentCluster defines model for DeploymentCluster.
+type DeploymentCluster = waybill.DeploymentCluster
+
+// DeploymentDetail defines model for DeploymentDetail.
+type DeploymentDetail = waybill.DeploymentDetail
+
+// DeploymentList defines model for DeploymentList.
+type DeploymentList struct {
+	Items []Deployment `json:"items"`
+
+	// NextCursor The cursor of the next page; null on the last.
+	NextCursor NextCursor `json:"next_cursor"`
+}
+
+// DeploymentReview defines model for DeploymentReview.
+type DeploymentReview = waybill.DeploymentReview
+
+// DeploymentStage One stage of a deployment; the last run counts.
+type DeploymentStage = waybill.DeploymentStage
+
+// DeploymentStatus The state of a deployment as a whole.
+type DeploymentStatus = waybill.DeploymentStatus
 
 // Event What arrived and started the run.
 type Event struct {
@@ -562,6 +642,11 @@ type ObjectList struct {
 // Parent The step that started it, of a sub-pipeline.
 type Parent = *waybill.Parent
 
+// PartitionList defines model for PartitionList.
+type PartitionList struct {
+	Items []string `json:"items"`
+}
+
 // Phase The finer state of an attempt on its way to a terminal status.
 type Phase = waybill.Phase
 
@@ -695,13 +780,16 @@ type Redrive struct {
 // Reloaded What a reload of the project folder did.
 type Reloaded = waybill.Reloaded
 
+// ReportResult defines model for ReportResult.
+type ReportResult = waybill.ReportResult
+
 // RetryRun defines model for RetryRun.
 type RetryRun struct {
 	// From The first step to run again; the steps before it keep their results.
 	From string `json:"from,omitempty,omitzero"`
 }
 
-// Role What a token may do; each role may do all that the one before it may.
+// Role What a token may do. Of viewer, operator and admin each may do all that the one before it may; a reporter only tells of deliveries.
 type Role = waybill.Role
 
 // Run defines model for Run.
@@ -930,6 +1018,9 @@ type SourceProblem struct {
 	Warning bool `json:"warning,omitempty,omitzero"`
 }
 
+// StageRun defines model for StageRun.
+type StageRun = waybill.StageRun
+
 // StartRun defines model for StartRun.
 type StartRun struct {
 	// Delay How long it waits before its first step, such as 90s or 2h.
@@ -1005,7 +1096,7 @@ type Token struct {
 	Name      string    `json:"name"`
 	RevokedAt time.Time `json:"revoked_at,omitempty,omitzero"`
 
-	// Role What a token may do; each role may do all that the one before it may.
+	// Role What a token may do. Of viewer, operator and admin each may do all that the one before it may; a reporter only tells of deliveries.
 	Role Role `json:"role"`
 }
 
@@ -1072,6 +1163,9 @@ type HookPipeline = string
 // IdempotencyKey defines model for IdempotencyKey.
 type IdempotencyKey = string
 
+// IfNoneMatch defines model for IfNoneMatch.
+type IfNoneMatch = string
+
 // Limit defines model for Limit.
 type Limit = int
 
@@ -1080,6 +1174,9 @@ type ObjectKey = string
 
 // ObjectVersion defines model for ObjectVersion.
 type ObjectVersion = string
+
+// Partition defines model for Partition.
+type Partition = string
 
 // PipelineName defines model for PipelineName.
 type PipelineName = string
@@ -1178,6 +1275,67 @@ type TraceObjectParams struct {
 
 // TraceObjectParamsDirection defines parameters for TraceObject.
 type TraceObjectParamsDirection string
+
+// ListDeploymentsParams defines parameters for ListDeployments.
+type ListDeploymentsParams struct {
+	// Partition The project whose deliveries are meant; default when left out.
+	Partition Partition `form:"partition,omitempty" json:"partition,omitempty,omitzero"`
+
+	// ID Id, also one that the row had before.
+	ID string `form:"id,omitempty" json:"id,omitempty,omitzero"`
+
+	// Build Run of the build.
+	Build string `form:"build,omitempty" json:"build,omitempty,omitzero"`
+
+	// Commit Source commit, or seven or more of its first digits.
+	Commit   string `form:"commit,omitempty" json:"commit,omitempty,omitzero"`
+	ImageTag string `form:"image_tag,omitempty" json:"image_tag,omitempty,omitzero"`
+	Ring     string `form:"ring,omitempty" json:"ring,omitempty,omitzero"`
+
+	// Service Service, with or without its owner.
+	Service string                    `form:"service,omitempty" json:"service,omitempty,omitzero"`
+	Kind    ListDeploymentsParamsKind `form:"kind,omitempty" json:"kind,omitempty,omitzero"`
+
+	// Status One of these, separated by commas.
+	Status []DeploymentStatus `form:"status,omitempty" json:"status,omitempty,omitzero"`
+
+	// Unlinked Only those that are not tied to what they should be.
+	Unlinked bool `form:"unlinked,omitempty" json:"unlinked,omitempty,omitzero"`
+
+	// Since With news at this instant or later.
+	Since time.Time `form:"since,omitempty" json:"since,omitempty,omitzero"`
+
+	// Until Without news since this instant.
+	Until time.Time                 `form:"until,omitempty" json:"until,omitempty,omitzero"`
+	Sort  ListDeploymentsParamsSort `form:"sort,omitempty" json:"sort,omitempty,omitzero"`
+
+	// Asc Oldest or first of the alphabet first.
+	Asc bool `form:"asc,omitempty" json:"asc,omitempty,omitzero"`
+
+	// Limit The most items in the answer.
+	Limit Limit `form:"limit,omitempty" json:"limit,omitempty,omitzero"`
+
+	// Cursor The next_cursor of the page before.
+	Cursor Cursor `form:"cursor,omitempty" json:"cursor,omitempty,omitzero"`
+
+	// IfNoneMatch The ETag of an answer that is known already.
+	IfNoneMatch IfNoneMatch `json:"If-None-Match,omitempty,omitzero"`
+}
+
+// ListDeploymentsParamsKind defines parameters for ListDeployments.
+type ListDeploymentsParamsKind string
+
+// ListDeploymentsParamsSort defines parameters for ListDeployments.
+type ListDeploymentsParamsSort string
+
+// GetDeploymentParams defines parameters for GetDeployment.
+type GetDeploymentParams struct {
+	// Partition The project whose deliveries are meant; default when left out.
+	Partition Partition `form:"partition,omitempty" json:"partition,omitempty,omitzero"`
+
+	// IfNoneMatch The ETag of an answer that is known already.
+	IfNoneMatch IfNoneMatch `json:"If-None-Match,omitempty,omitzero"`
+}
 
 // GetDoctorParams defines parameters for GetDoctor.
 type GetDoctorParams struct {
@@ -1378,6 +1536,9 @@ type CreateTokenParams struct {
 // CreateBackupTextRequestBody defines body for CreateBackup for text/plain ContentType.
 type CreateBackupTextRequestBody = CreateBackupTextBody
 
+// ReportDeliveryJSONRequestBody defines body for ReportDelivery for application/json ContentType.
+type ReportDeliveryJSONRequestBody = DeliveryReport
+
 // ApplyNotificationJSONRequestBody defines body for ApplyNotification for application/json ContentType.
 type ApplyNotificationJSONRequestBody = NotifyRule
 
@@ -1452,6 +1613,18 @@ type ServerInterface interface {
 	// TraceObject Follow an object to the runs and objects that it came of and that came of it
 	// (GET /api/v1/buckets/{bucket}/trace/{key})
 	TraceObject(w http.ResponseWriter, r *http.Request, bucket BucketName, key ObjectKey, params TraceObjectParams)
+	// ListDeliveryPartitions List the partitions that hold anything
+	// (GET /api/v1/deliveries/partitions)
+	ListDeliveryPartitions(w http.ResponseWriter, r *http.Request)
+	// ReportDelivery Tell of a delivery
+	// (POST /api/v1/deliveries/reports)
+	ReportDelivery(w http.ResponseWriter, r *http.Request)
+	// ListDeployments List deployments, those with the newest news first
+	// (GET /api/v1/deployments)
+	ListDeployments(w http.ResponseWriter, r *http.Request, params ListDeploymentsParams)
+	// GetDeployment Show a deployment with the events that it follows from
+	// (GET /api/v1/deployments/{id})
+	GetDeployment(w http.ResponseWriter, r *http.Request, id string, params GetDeploymentParams)
 	// GetDoctor Look at all parts of the server
 	// (GET /api/v1/doctor)
 	GetDoctor(w http.ResponseWriter, r *http.Request, params GetDoctorParams)
@@ -2156,6 +2329,346 @@ func (siw *ServerInterfaceWrapper) TraceObject(w http.ResponseWriter, r *http.Re
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.TraceObject(w, r, bucket, key, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListDeliveryPartitions operation middleware
+func (siw *ServerInterfaceWrapper) ListDeliveryPartitions(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListDeliveryPartitions(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ReportDelivery operation middleware
+func (siw *ServerInterfaceWrapper) ReportDelivery(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ReportDelivery(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListDeployments operation middleware
+func (siw *ServerInterfaceWrapper) ListDeployments(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListDeploymentsParams
+
+	// ------------- Optional query parameter "partition" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "partition", r.URL.Query(), &params.Partition, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "partition"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "partition", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "id" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "id", r.URL.Query(), &params.ID, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "id"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "build" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "build", r.URL.Query(), &params.Build, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "build"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "build", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "commit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "commit", r.URL.Query(), &params.Commit, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "commit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "commit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "image_tag" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "image_tag", r.URL.Query(), &params.ImageTag, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "image_tag"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "image_tag", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "ring" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "ring", r.URL.Query(), &params.Ring, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "ring"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "ring", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "service" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "service", r.URL.Query(), &params.Service, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "service"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "service", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "kind" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "kind", r.URL.Query(), &params.Kind, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "kind"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "kind", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "status" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "status", r.URL.Query(), &params.Status, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "status"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "status", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "unlinked" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "unlinked", r.URL.Query(), &params.Unlinked, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "unlinked"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "unlinked", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "since" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "since", r.URL.Query(), &params.Since, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "since"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "since", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "until" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "until", r.URL.Query(), &params.Until, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "until"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "until", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "sort" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "sort", r.URL.Query(), &params.Sort, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "sort"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "sort", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "asc" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "asc", r.URL.Query(), &params.Asc, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "asc"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "asc", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", r.URL.Query(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "If-None-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-None-Match")]; found {
+		var IfNoneMatch IfNoneMatch
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "If-None-Match", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-None-Match", valueList[0], &IfNoneMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "If-None-Match", Err: err})
+			return
+		}
+
+		params.IfNoneMatch = IfNoneMatch
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListDeployments(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetDeployment operation middleware
+func (siw *ServerInterfaceWrapper) GetDeployment(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id string
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", r.PathValue("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params GetDeploymentParams
+
+	// ------------- Optional query parameter "partition" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "partition", r.URL.Query(), &params.Partition, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "partition"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "partition", Err: err})
+		}
+		return
+	}
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "If-None-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-None-Match")]; found {
+		var IfNoneMatch IfNoneMatch
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "If-None-Match", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-None-Match", valueList[0], &IfNoneMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "If-None-Match", Err: err})
+			return
+		}
+
+		params.IfNoneMatch = IfNoneMatch
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetDeployment(w, r, id, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -4305,6 +4818,10 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodPut+" "+options.BaseURL+"/api/v1/buckets/{bucket}/objects/{key}", wrapper.PutObject)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/buckets/{bucket}/scan", wrapper.ScanBucket)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/buckets/{bucket}/trace/{key}", wrapper.TraceObject)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/deliveries/partitions", wrapper.ListDeliveryPartitions)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/deliveries/reports", wrapper.ReportDelivery)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/deployments", wrapper.ListDeployments)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/deployments/{id}", wrapper.GetDeployment)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/doctor", wrapper.GetDoctor)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/events", wrapper.PublishEvents)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/hooks/{pipeline}", wrapper.CallHook)
