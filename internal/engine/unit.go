@@ -202,7 +202,11 @@ func (u *unit) pass(ctx context.Context) (*store.Commit, error) {
 		}
 		adopted = false
 	default:
-		if err := u.run.Recover(ctx, u.h); waybill.IsKind(err, waybill.KindLost) {
+		known, err := u.recovered()
+		if err != nil {
+			return nil, err
+		}
+		if err := u.run.Recover(ctx, u.h, known); waybill.IsKind(err, waybill.KindLost) {
 			return u.lost(ctx, outcome{status: waybill.StatusLost, reason: "unit_lost", err: "its unit is gone: " + err.Error()})
 		} else if err != nil {
 			return nil, err
@@ -637,9 +641,30 @@ func (u *unit) prepare(ctx context.Context) (runner.Spec, error) {
 		Meta: map[string]string{
 			"instance": e.o.Instance, "run": u.a.Run, "step": u.a.Step, "attempt": fmt.Sprint(u.a.Number), "pipeline": u.msg.Pipeline,
 		},
-		// A unit outlives the server; it shall not outlive everybody's interest.
-		HardStop: e.now().Add(2*u.step.Timeout + time.Hour),
+		HardStop: u.hardStop(e.now()),
 	}, nil
+}
+
+// hardStop is when a unit is killed that was started then. A unit outlives the server; it
+// shall not outlive everybody's interest.
+func (u *unit) hardStop(started time.Time) time.Time {
+	return started.Add(2*u.step.Timeout + time.Hour)
+}
+
+// recovered is what is known of a unit that an earlier life of a server started.
+func (u *unit) recovered() (runner.Spec, error) {
+	s := runner.Spec{Unit: u.a.Unit, Dir: u.e.unitFiles(u.a.Unit).work, LogCap: u.e.o.LogCap, HardStop: u.hardStop(u.a.StartedAt)}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.secret == nil {
+		return s, nil // what it was given is known to nobody, so its log cannot be masked
+	}
+	for _, v := range u.secret {
+		s.Mask = append(s.Mask, []byte(v))
+	}
+	var err error
+	s.Log, err = u.e.o.Blobs.LogFile(u.a.Run, u.a.Unit)
+	return s, err
 }
 
 // environment joins lists of NAME=value; of one name the last counts.

@@ -5,7 +5,8 @@
 // name, and a unit outlives the server that started it wherever the platform
 // allows it: after a restart the engine asks Recover and goes on waiting, or
 // declares the attempt lost. Every implementation passes
-// internal/runner/runnertest.
+// internal/runner/runnertest. Those whose units are containers implement [Contained]
+// besides, and share package container.
 package runner
 
 import (
@@ -19,7 +20,7 @@ type Spec struct {
 	Unit string            // name of the unit, at most 63 of [a-z0-9-]; unique for ever
 	Args []string          // program and arguments; never given to a shell
 	Env  []string          // complete environment as NAME=value; nothing is added but what the platform needs
-	Dir  string            // fresh working directory of the unit, which exists
+	Dir  string            // fresh working directory of the unit, which exists; of a Contained runner its home
 	Log  string            // file that receives stdout and stderr, appended in the order of writing
 	With json.RawMessage   // settings of this kind of runner (the step's "with")
 	Meta map[string]string // instance, run, step, attempt: for labels and logs
@@ -39,7 +40,8 @@ type Spec struct {
 type Handle struct {
 	Runner string          `json:"runner"`
 	Unit   string          `json:"unit"`
-	Data   json.RawMessage `json:"data,omitempty"` // the runner's own, such as a container id
+	Image  string          `json:"image,omitempty"` // what a container was made of, with its digest: "host/name:tag@sha256:…"
+	Data   json.RawMessage `json:"data,omitempty"`  // the runner's own, such as a container id
 }
 
 // Exit is how a unit ended.
@@ -78,12 +80,16 @@ type Runner interface {
 	// Start starts the unit and returns when it runs or has failed to. Repeated
 	// for a unit that was started before, whatever became of it, it starts
 	// nothing and returns the same handle. A program that cannot be started is not an
-	// error of Start: its unit ends at once with ReasonStartFailed.
+	// error of Start: its unit ends at once with ReasonStartFailed. An image that cannot
+	// be had is an error: see PullError.
 	Start(ctx context.Context, s Spec) (Handle, error)
 	// Recover reports whether the unit of a handle is still known here, running
 	// or ended: nil, or KindLost. It may be called for a unit whose Start was
-	// never answered.
-	Recover(ctx context.Context, h Handle) error
+	// never answered. Of s it reads Unit, Dir, Log, LogCap, Mask and HardStop, for
+	// runners whose platform keeps the log: what such a runner writes goes on where
+	// the file ends, neither twice nor with a gap. Unless s names a log, nothing is
+	// written to one.
+	Recover(ctx context.Context, h Handle, s Spec) error
 	// Wait blocks until the unit has ended and returns how, as often as it is
 	// asked until Remove. It returns KindLost when that cannot be known any more, and ctx's
 	// error when ctx ends first, which changes nothing for the unit.
@@ -94,7 +100,8 @@ type Runner interface {
 	// is no error.
 	Stop(ctx context.Context, h Handle, grace time.Duration) error
 	// Remove forgets an ended unit and removes what the platform keeps of it
-	// (not its log file nor its directory, which are the engine's). A unit that
+	// (not its log file nor its directory, which are the engine's; but what only the
+	// platform may delete in there, such as files of other users, goes too). A unit that
 	// still runs is killed first. Removing an unknown unit is no error.
 	Remove(ctx context.Context, h Handle) error
 	// List returns the handles of all units of this instance that the platform

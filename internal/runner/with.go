@@ -84,11 +84,7 @@ func (d decoder) fill(b json.RawMessage, at string, into reflect.Value) error {
 	}
 	fields := map[string]reflect.Value{}
 	names := []string{}
-	for i := range into.NumField() {
-		if key := into.Type().Field(i).Tag.Get("json"); key != "" {
-			fields[key], names = into.Field(i), append(names, key)
-		}
-	}
+	collect(into, func(key string, f reflect.Value) { fields[key], names = f, append(names, key) })
 	keys := make([]string, 0, len(raw))
 	for key := range raw {
 		keys = append(keys, key)
@@ -107,6 +103,20 @@ func (d decoder) fill(b json.RawMessage, at string, into reflect.Value) error {
 		}
 	}
 	return nil
+}
+
+// collect calls add for every key of a struct, those of embedded structs included.
+func collect(into reflect.Value, add func(key string, f reflect.Value)) {
+	for i := range into.NumField() {
+		f := into.Type().Field(i)
+		key := f.Tag.Get("json")
+		switch {
+		case key != "":
+			add(key, into.Field(i))
+		case f.Anonymous && f.Type.Kind() == reflect.Struct:
+			collect(into.Field(i), add)
+		}
+	}
 }
 
 func (d decoder) value(b json.RawMessage, at string, f reflect.Value) error {

@@ -132,8 +132,17 @@ func Of(v any) Schema {
 
 func object(t reflect.Type) Schema {
 	keys := map[string]Schema{}
+	describe(t, keys)
+	return Object(keys)
+}
+
+func describe(t reflect.Type, keys map[string]Schema) {
 	for i := range t.NumField() {
 		f := t.Field(i)
+		if f.Anonymous && f.Type.Kind() == reflect.Struct && f.Tag == "" {
+			describe(f.Type, keys)
+			continue
+		}
 		tag := f.Tag.Get("yaml")
 		if tag == "" {
 			tag = f.Tag.Get("json")
@@ -158,7 +167,6 @@ func object(t reflect.Type) Schema {
 		}
 		keys[name] = s
 	}
-	return Object(keys)
 }
 
 // value is a tag as JSON, or the text that it is.

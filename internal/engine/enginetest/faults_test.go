@@ -227,11 +227,11 @@ func (r *faultyRunner) Start(ctx context.Context, s runner.Spec) (runner.Handle,
 	return h, nil
 }
 
-func (r *faultyRunner) Recover(ctx context.Context, h runner.Handle) error {
+func (r *faultyRunner) Recover(ctx context.Context, h runner.Handle, s runner.Spec) error {
 	if r.l.over.Load() || r.l.f.hit("recover", 4) {
 		return errAway
 	}
-	return r.Runner.Recover(ctx, h)
+	return r.Runner.Recover(ctx, h, s)
 }
 
 func (r *faultyRunner) Wait(ctx context.Context, h runner.Handle) (runner.Exit, error) {

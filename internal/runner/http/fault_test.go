@@ -241,7 +241,7 @@ func TestRestartLosesTheRequest(t *testing.T) {
 	<-began
 	r.Close()
 	after := newRunner(t, http.Options{})
-	if err := after.Recover(t.Context(), h); !waybill.IsKind(err, waybill.KindLost) {
+	if err := after.Recover(t.Context(), h, runner.Spec{}); !waybill.IsKind(err, waybill.KindLost) {
 		t.Errorf("recover = %v, want kind lost", err)
 	}
 	if _, err := r.Start(t.Context(), spec(t, "y", map[string]any{"url": url})); !waybill.IsKind(err, waybill.KindUnavailable) {

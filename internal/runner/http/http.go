@@ -174,7 +174,7 @@ func lost(op string, h runner.Handle) error {
 }
 
 // Recover implements [runner.Runner].
-func (r *Runner) Recover(_ context.Context, h runner.Handle) error {
+func (r *Runner) Recover(_ context.Context, h runner.Handle, _ runner.Spec) error {
 	if r.find(h) == nil {
 		return lost("recover", h)
 	}

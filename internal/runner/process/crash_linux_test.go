@@ -117,7 +117,7 @@ func TestSupervisorIsKilled(t *testing.T) {
 				t.Errorf("process %d survived the supervisor and the sweep", pid)
 			}
 		}
-		if err := r.Recover(t.Context(), running); !waybill.IsKind(err, waybill.KindLost) {
+		if err := r.Recover(t.Context(), running, runner.Spec{}); !waybill.IsKind(err, waybill.KindLost) {
 			t.Errorf("recover = %v, want kind lost", err)
 		}
 		if e := mustWait(t, r, ended); e.Code != 3 {

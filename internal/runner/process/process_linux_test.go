@@ -276,7 +276,7 @@ func TestSupervisorLeavesWhenIdle(t *testing.T) {
 	}
 	// While the unit runs it stays, whoever left.
 	r2, _ := newRunner(t, setup{dir: dir})
-	if err := r2.Recover(t.Context(), h); err != nil {
+	if err := r2.Recover(t.Context(), h, runner.Spec{}); err != nil {
 		t.Fatalf("recover: %v", err)
 	}
 	if got := supervisorPID(t, dir); got != pid {

@@ -125,7 +125,7 @@ func (r *Runner) Start(ctx context.Context, s runner.Spec) (runner.Handle, error
 }
 
 // Recover implements [runner.Runner].
-func (r *Runner) Recover(ctx context.Context, h runner.Handle) error {
+func (r *Runner) Recover(ctx context.Context, h runner.Handle, _ runner.Spec) error {
 	_, err := r.call(ctx, request{Op: opState, Unit: h.Unit})
 	return failed("recover", h.Unit, err)
 }

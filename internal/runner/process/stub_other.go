@@ -34,7 +34,7 @@ func (*Runner) Start(context.Context, runner.Spec) (runner.Handle, error) {
 	return runner.Handle{}, unsupported()
 }
 
-func (*Runner) Recover(context.Context, runner.Handle) error { return unsupported() }
+func (*Runner) Recover(context.Context, runner.Handle, runner.Spec) error { return unsupported() }
 
 func (*Runner) Wait(context.Context, runner.Handle) (runner.Exit, error) {
 	return runner.Exit{}, unsupported()

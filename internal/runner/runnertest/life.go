@@ -85,7 +85,7 @@ func testBadProgram(t *testing.T, s *suite) {
 	if e.Message == "" {
 		t.Error("nothing says why it could not be started")
 	}
-	if err := s.r.Recover(s.ctx(t), h); err != nil {
+	if err := s.r.Recover(s.ctx(t), h, runner.Spec{}); err != nil {
 		t.Errorf("recover: %v", err)
 	}
 }
@@ -185,7 +185,7 @@ func testCanceledContext(t *testing.T, s *suite) {
 	if _, err := s.r.Wait(ctx, h); !errors.Is(err, context.Canceled) {
 		t.Errorf("wait: %v, want the context's error", err)
 	}
-	if err := s.r.Recover(s.ctx(t), h); err != nil {
+	if err := s.r.Recover(s.ctx(t), h, runner.Spec{}); err != nil {
 		t.Errorf("recover afterwards: %v", err)
 	}
 }
@@ -269,7 +269,7 @@ func testStopRacesExit(t *testing.T, s *suite) {
 func testUnknown(t *testing.T, s *suite) {
 	h := runner.Handle{Runner: s.r.Name(), Unit: "never-started"}
 	ctx := s.ctx(t)
-	if err := s.r.Recover(ctx, h); !waybill.IsKind(err, waybill.KindLost) {
+	if err := s.r.Recover(ctx, h, runner.Spec{}); !waybill.IsKind(err, waybill.KindLost) {
 		t.Errorf("recover = %v, want kind lost", err)
 	}
 	if _, err := s.r.Wait(ctx, h); !waybill.IsKind(err, waybill.KindLost) {
@@ -289,7 +289,7 @@ func testRecover(t *testing.T, s *suite) {
 	bare := runner.Handle{Runner: h.Runner, Unit: h.Unit}
 	for _, when := range []string{"while it runs", "after it ended"} {
 		for _, h := range []runner.Handle{h, bare} {
-			if err := s.r.Recover(s.ctx(t), h); err != nil {
+			if err := s.r.Recover(s.ctx(t), h, runner.Spec{}); err != nil {
 				t.Errorf("recover %s: %v", when, err)
 			}
 		}
@@ -298,23 +298,21 @@ func testRecover(t *testing.T, s *suite) {
 	if err := s.r.Remove(s.ctx(t), h); err != nil {
 		t.Fatalf("remove: %v", err)
 	}
-	if err := s.r.Recover(s.ctx(t), h); !waybill.IsKind(err, waybill.KindLost) {
+	if err := s.r.Recover(s.ctx(t), h, runner.Spec{}); !waybill.IsKind(err, waybill.KindLost) {
 		t.Errorf("recover after remove = %v, want kind lost", err)
 	}
 }
 
 func testRecoverRestart(t *testing.T, s *suite) {
-	short := s.start(t, s.spec(t, Program{Exit: 9}))
+	shortSpec := s.spec(t, Program{Lines: []string{"ended"}, Exit: 9})
+	short := s.start(t, shortSpec)
 	s.wait(t, short)
 	longSpec := s.spec(t, Program{Lines: []string{"executed"}, RunFor: 500 * time.Millisecond, Exit: 4})
 	long := s.start(t, longSpec)
 
 	s.r = s.h.Restart(t)
-	for _, h := range []runner.Handle{short, long} {
-		if err := s.r.Recover(s.ctx(t), h); err != nil {
-			t.Errorf("recover %s: %v", h.Unit, err)
-		}
-	}
+	s.recover(t, short, shortSpec)
+	s.recover(t, long, longSpec)
 	if e := s.wait(t, short); e.Code != s.code(9) {
 		t.Errorf("exit of the ended unit = %+v, want code 9", e)
 	}
@@ -324,6 +322,18 @@ func testRecoverRestart(t *testing.T, s *suite) {
 	}
 	if n := strings.Count(readLog(t, longSpec), "executed"); n != 1 {
 		t.Errorf("executed %d times, want once", n)
+	}
+	if n := strings.Count(readLog(t, shortSpec), "ended"); n != 1 && !s.o.Request {
+		t.Errorf("the log of the ended unit says so %d times, want once", n)
+	}
+}
+
+// recover takes up a unit after a restart, with what the engine knows of it then.
+func (s *suite) recover(t *testing.T, h runner.Handle, sp runner.Spec) {
+	t.Helper()
+	known := runner.Spec{Unit: sp.Unit, Dir: sp.Dir, Log: sp.Log, LogCap: sp.LogCap, Mask: sp.Mask, HardStop: sp.HardStop}
+	if err := s.r.Recover(s.ctx(t), h, known); err != nil {
+		t.Errorf("recover %s: %v", h.Unit, err)
 	}
 }
 
@@ -373,7 +383,7 @@ func testRemoveKills(t *testing.T, s *suite) {
 	if err := s.r.Remove(s.ctx(t), h); err != nil {
 		t.Fatalf("remove: %v", err)
 	}
-	if err := s.r.Recover(s.ctx(t), h); !waybill.IsKind(err, waybill.KindLost) {
+	if err := s.r.Recover(s.ctx(t), h, runner.Spec{}); !waybill.IsKind(err, waybill.KindLost) {
 		t.Errorf("recover = %v, want kind lost", err)
 	}
 	if err := <-waited; err != nil && !waybill.IsKind(err, waybill.KindLost) {

@@ -83,6 +83,7 @@ func testMasksRestart(t *testing.T, s *suite) {
 	h := s.start(t, sp)
 	s.eventually(t, "the beginning is in the log", s.printed(sp, "first "))
 	s.r = s.h.Restart(t)
+	s.recover(t, h, sp)
 	if err := os.WriteFile(filepath.Join(sp.Dir, "go"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}

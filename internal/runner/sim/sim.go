@@ -165,7 +165,7 @@ func lost(op string, h runner.Handle) error {
 }
 
 // Recover implements [runner.Runner].
-func (r *Runner) Recover(_ context.Context, h runner.Handle) error {
+func (r *Runner) Recover(_ context.Context, h runner.Handle, _ runner.Spec) error {
 	u := r.find(h)
 	if u == nil || u.hasVanished() {
 		return lost("recover", h)

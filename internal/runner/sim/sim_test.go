@@ -120,7 +120,7 @@ func TestStartFaults(t *testing.T) {
 		if _, err := r.Start(t.Context(), refused); !waybill.IsKind(err, waybill.KindUnavailable) {
 			t.Errorf("start = %v, want kind unavailable", err)
 		}
-		if err := r.Recover(t.Context(), h); !waybill.IsKind(err, waybill.KindLost) {
+		if err := r.Recover(t.Context(), h, runner.Spec{}); !waybill.IsKind(err, waybill.KindLost) {
 			t.Errorf("recover after a refusal = %v, want kind lost", err)
 		}
 	}
@@ -148,7 +148,7 @@ func TestVanish(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := r.Recover(t.Context(), h); err != nil {
+		if err := r.Recover(t.Context(), h, runner.Spec{}); err != nil {
 			t.Errorf("recover while it runs: %v", err)
 		}
 		began := time.Now()
@@ -158,7 +158,7 @@ func TestVanish(t *testing.T) {
 		if d := time.Since(began); d != time.Hour {
 			t.Errorf("vanished after %v, want an hour", d)
 		}
-		if err := r.Recover(t.Context(), h); !waybill.IsKind(err, waybill.KindLost) {
+		if err := r.Recover(t.Context(), h, runner.Spec{}); !waybill.IsKind(err, waybill.KindLost) {
 			t.Errorf("recover = %v, want kind lost", err)
 		}
 		if units, _ := r.List(t.Context()); len(units) != 0 {
