@@ -39,6 +39,9 @@ const (
 	ReportReview ReportKind = "review"
 	// ReportSync: a cluster has taken a revision of the manifests, or an image.
 	ReportSync ReportKind = "sync"
+	// ReportCommit: more about a commit: who wrote it, and when. Commit; SourceRepo is its
+	// repository, whichever of the way it is.
+	ReportCommit ReportKind = "commit"
 	// ReportAttach: a person says that one row (Deployment) belongs to another (Target).
 	ReportAttach ReportKind = "attach"
 )
@@ -64,6 +67,14 @@ const (
 	ClusterFailed     ClusterState = "failed"     // it does not
 	ClusterSuperseded ClusterState = "superseded" // another deployment of the service and ring came after it
 )
+
+// Person is who wrote, merged or started something, as their provider tells of them.
+type Person struct {
+	Name     string `json:"name"`
+	Username string `json:"username,omitempty"` // login or mail address
+	URL      string `json:"url,omitempty"`      // page of the person
+	Image    string `json:"image_url,omitempty"`
+}
 
 // Outcome is the canonical state of a stage, whatever its system calls it: queued,
 // running, succeeded, failed, canceled or skipped; empty when nobody said.
@@ -95,6 +106,10 @@ type DeliveryReport struct {
 	Status     Outcome   `json:"status,omitempty"`
 	QueuedAt   time.Time `json:"queued_at,omitzero"`
 	FinishedAt time.Time `json:"finished_at,omitzero"`
+	StartedAt  time.Time `json:"started_at,omitzero"`
+	Number     string    `json:"number,omitempty"`  // what people call the run: "20260830.3", "Release-174"
+	Branch     string    `json:"branch,omitempty"`  // that the run was of
+	Expired    bool      `json:"expired,omitempty"` // with ReportRun: its provider has deleted the run
 
 	Service     string    `json:"service,omitempty"`
 	ImageTag    string    `json:"image_tag,omitempty"`
@@ -115,6 +130,12 @@ type DeliveryReport struct {
 	MergeCommit string      `json:"merge_commit,omitempty"`
 	ApprovedBy  string      `json:"approved_by,omitempty"`
 	MergedBy    string      `json:"merged_by,omitempty"`
+
+	Author       *Person `json:"author,omitempty"` // with ReportCommit
+	Merger       *Person `json:"merger,omitempty"` // more about MergedBy
+	Title        string  `json:"title,omitempty"`  // with ReportReview, as the branches
+	SourceBranch string  `json:"source_branch,omitempty"`
+	TargetBranch string  `json:"target_branch,omitempty"`
 
 	Cluster      string       `json:"cluster,omitempty"` // with ReportSync
 	ClusterState ClusterState `json:"cluster_state,omitempty"`
@@ -175,6 +196,13 @@ type StageRun struct {
 	UpdatedAt  time.Time `json:"updated_at"`
 	// Commit is what came out of it: the manifest commit of this very run.
 	Commit string `json:"commit,omitempty"`
+
+	// What only its provider tells.
+	StartedAt time.Time `json:"started_at,omitzero"`
+	Number    string    `json:"number,omitempty"`
+	Branch    string    `json:"branch,omitempty"`
+	Source    string    `json:"source,omitempty"`  // commit that it was of
+	Expired   bool      `json:"expired,omitempty"` // the provider has deleted it: this is its last known state
 }
 
 // DeploymentStage is one stage of a deployment. Its runs stand in the order in which
@@ -202,6 +230,11 @@ type DeploymentReview struct {
 	MergeCommit string      `json:"merge_commit,omitempty"`
 	URL         string      `json:"url,omitempty"`
 	UpdatedAt   time.Time   `json:"updated_at"`
+
+	Merger       *Person `json:"merger,omitempty"`
+	Title        string  `json:"title,omitempty"`
+	SourceBranch string  `json:"source_branch,omitempty"`
+	TargetBranch string  `json:"target_branch,omitempty"`
 }
 
 // DeploymentCluster is a deployment in one cluster.
@@ -247,6 +280,7 @@ type Deployment struct {
 	Ring           string    `json:"ring"`
 	Commit         string    `json:"commit,omitempty"`
 	CommittedAt    time.Time `json:"committed_at,omitzero"`
+	Author         *Person   `json:"author,omitempty"` // of Commit; of ConfigCommit where it has none
 	SourceRepo     string    `json:"source_repo,omitempty"`
 	ImageTag       string    `json:"image_tag,omitempty"`
 	ImageDigest    string    `json:"image_digest,omitempty"`

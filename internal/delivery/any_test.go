@@ -16,7 +16,7 @@ import (
 func draw(t *rapid.T) report {
 	pick := func(name string, words ...string) string { return rapid.SampledFrom(words).Draw(t, name) }
 	r := report{
-		Kind:     rapid.SampledFrom([]waybill.ReportKind{"build", "config", "manifest", "run", "review", "sync"}).Draw(t, "kind"),
+		Kind:     rapid.SampledFrom([]waybill.ReportKind{"build", "config", "manifest", "run", "review", "sync", "commit"}).Draw(t, "kind"),
 		ImageTag: pick("tag", "t1", "t2"), Service: pick("service", "", "a", "b"), Commit: pick("commit", "aaaaaaa", "aaaaaaa1", "c2"),
 		Run: pick("run", "1", "2"), Ring: pick("ring", "dev", "prod"), ConfigCommit: pick("config", "bbbbbbb1", "bbbbbbb", "h2"),
 		PullRequest: pick("pr", "", "7"), ConfigRepo: pick("repo", "", "one/x", "two/x"), ManifestCommit: pick("manifest", "", "m1", "m2"),
@@ -40,6 +40,8 @@ func draw(t *rapid.T) report {
 			Status: rapid.SampledFrom([]waybill.Outcome{running, failed, succeeded}).Draw(t, "status")}
 	case "review":
 		r.PullRequest, r.Review, r.MergeCommit = "7", waybill.ReviewMerged, pick("merge", "", "h2")
+	case "commit":
+		r = report{Kind: r.Kind, Time: r.Time, Commit: pick("of", "aaaaaaa", "aaaaaaa1", "bbbbbbb1", "c2"), SourceRepo: pick("in", "", "one/x", "two/x"), Author: &waybill.Person{Name: pick("who", "ada", "bob")}}
 	case "sync":
 		r.Cluster, r.ClusterState = pick("cluster", "east", "west"), waybill.ClusterHealthy
 	}

@@ -157,7 +157,12 @@ func (s *state) identify(r *folded) *part {
 			})
 		}
 	case waybill.ReportRun:
-		found = s.extra(r.Stage, r.Run)
+		probe.Stage, probe.SourceRepo = r.Stage, r.SourceRepo
+		found = keep(s.extra(r.Stage, r.Run), func(x *part) bool { return x.scope() == probe.scope() })
+	case waybill.ReportCommit:
+		found = keep(s.find(probe.Kind, refSource, short(r.Commit)), func(x *part) bool {
+			return sameCommit(x.Commit, r.Commit) && foldRepo(x.SourceRepo) == foldRepo(r.SourceRepo)
+		})
 	case waybill.ReportReview:
 		found = keep(s.find(probe.Kind, refPR, r.PullRequest), func(v *part) bool {
 			return foldRepo(v.ConfigRepo) == foldRepo(r.ConfigRepo)
@@ -278,6 +283,8 @@ func (s *state) affected(p *part) []*part {
 		for _, x := range of {
 			out = union(out, []*part{x}, s.uses(x))
 		}
+	case waybill.ReportCommit:
+		out = union(out, s.writers(p))
 	case waybill.ReportReview:
 		cs := s.find(waybill.ReportConfig, refPR, p.PR)
 		ms := union(s.find(waybill.ReportManifest, refPR, p.PR), s.find(waybill.ReportManifest, refConfig, short(p.Review.MergeCommit)))

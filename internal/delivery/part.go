@@ -39,6 +39,7 @@ type part struct {
 	Stage waybill.Stage      `json:"stage,omitempty"` // of a run
 	Runs  []waybill.StageRun `json:"runs,omitempty"`
 
+	Author    *waybill.Person           `json:"author,omitempty"` // of a commit
 	Review    *waybill.DeploymentReview `json:"review,omitempty"`
 	URL       string                    `json:"url,omitempty"`
 	Cluster   string                    `json:"cluster,omitempty"`
@@ -93,6 +94,7 @@ func (p *part) absorb(r *waybill.DeliveryReport, event string) {
 	if !r.CommittedAt.IsZero() && (p.CommittedAt.IsZero() || p.newer(t)) {
 		p.CommittedAt = r.CommittedAt
 	}
+	takePerson(&p.Author, r.Author, p.newer(t))
 	if p.Direct || p.Kind == waybill.ReportSync {
 		p.takeCommit(&p.ManifestCommit, r.ManifestCommit, t)
 	}
@@ -132,6 +134,10 @@ func (p *part) absorbReview(r *waybill.DeliveryReport) {
 	p.take(&v.MergedBy, r.MergedBy, t)
 	p.takeCommit(&v.MergeCommit, r.MergeCommit, t)
 	p.take(&v.URL, r.URL, t)
+	p.take(&v.Title, r.Title, t)
+	p.take(&v.SourceBranch, r.SourceBranch, t)
+	p.take(&v.TargetBranch, r.TargetBranch, t)
+	takePerson(&v.Merger, r.Merger, p.newer(t))
 	if t.After(v.UpdatedAt) {
 		v.UpdatedAt = t
 	}
@@ -154,9 +160,13 @@ func runOf(r *waybill.DeliveryReport) waybill.StageRun {
 	if r.Status != "" {
 		told = r.Time
 	}
+	source := ""
+	if r.Kind == waybill.ReportRun {
+		source = r.Commit
+	}
 	return waybill.StageRun{
-		StatusAt: told,
-		Run:      r.Run, Attempt: r.Attempt, URL: r.URL, Status: r.Status, QueuedAt: r.QueuedAt, FinishedAt: r.FinishedAt,
+		StatusAt: told, StartedAt: r.StartedAt, Number: r.Number, Branch: r.Branch, Source: source, Expired: r.Expired,
+		Run: r.Run, Attempt: r.Attempt, URL: r.URL, Status: r.Status, QueuedAt: r.QueuedAt, FinishedAt: r.FinishedAt,
 		SeenAt: r.Time, UpdatedAt: r.Time, Commit: r.ManifestCommit,
 	}
 }
@@ -193,6 +203,7 @@ func foldRun(a, x waybill.StageRun) waybill.StageRun {
 		x.Status.Terminal() && (later || !a.Status.Terminal()) || later && !a.Status.Terminal()) {
 		out.Status, out.StatusAt = x.Status, x.StatusAt
 	}
+	tellMore(&out, &last)
 	if !last.QueuedAt.IsZero() {
 		out.QueuedAt = last.QueuedAt
 	}

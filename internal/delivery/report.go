@@ -49,6 +49,8 @@ func check(r waybill.DeliveryReport) (waybill.DeliveryReport, error) {
 		{"approved_by", &r.ApprovedBy, MaxField}, {"merged_by", &r.MergedBy, MaxField},
 		{"cluster", &r.Cluster, MaxField}, {"message", &r.Message, MaxMessage},
 		{"deployment", &r.Deployment, MaxField}, {"target", &r.Target, MaxField},
+		{"number", &r.Number, MaxField}, {"branch", &r.Branch, MaxField}, {"title", &r.Title, MaxMessage},
+		{"source_branch", &r.SourceBranch, MaxField}, {"target_branch", &r.TargetBranch, MaxField},
 	} {
 		*f.value = strings.TrimSpace(*f.value)
 		if len(*f.value) > f.limit {
@@ -59,6 +61,11 @@ func check(r waybill.DeliveryReport) (waybill.DeliveryReport, error) {
 		}
 		if !utf8.ValidString(*f.value) {
 			return r, waybill.E(waybill.KindInvalid, "%s is no UTF-8", f.name)
+		}
+	}
+	for _, p := range []**waybill.Person{&r.Author, &r.Merger} {
+		if err := checkPerson(p); err != nil {
+			return r, err
 		}
 	}
 	if r.Partition == "" {
@@ -94,7 +101,10 @@ func check(r waybill.DeliveryReport) (waybill.DeliveryReport, error) {
 	case waybill.ReportRun:
 		need(r.Run != "", "run")
 		need(slices.Contains([]waybill.Stage{waybill.StageBuild, waybill.StageConfig, waybill.StageManifest}, r.Stage), "stage (build, config or manifest)")
-		need(r.Status != "" || r.ManifestCommit != "" || r.URL != "" || !r.FinishedAt.IsZero(), "status, manifest_commit, url or finished_at")
+		need(r.Status != "" || r.ManifestCommit != "" || r.URL != "" || !r.FinishedAt.IsZero() || r.Expired, "status, manifest_commit, url, finished_at or expired")
+	case waybill.ReportCommit:
+		need(r.Commit != "", "commit")
+		need(r.Author != nil || !r.CommittedAt.IsZero(), "author or committed_at")
 	case waybill.ReportReview:
 		need(r.PullRequest != "", "pull_request")
 		need(slices.Contains([]waybill.ReviewState{waybill.ReviewOpen, waybill.ReviewMerged, waybill.ReviewClosed}, r.Review), "review (open, merged or closed)")
@@ -107,7 +117,7 @@ func check(r waybill.DeliveryReport) (waybill.DeliveryReport, error) {
 		need(r.Deployment != "", "deployment")
 		need(r.Target != "", "target")
 	default:
-		return r, waybill.E(waybill.KindInvalid, "kind %.40q of a report is not known; want build, config, manifest, run, review, sync or attach", r.Kind)
+		return r, waybill.E(waybill.KindInvalid, "kind %.40q of a report is not known; want build, config, manifest, run, review, commit, sync or attach", r.Kind)
 	}
 	if len(lacks) > 0 {
 		return r, waybill.E(waybill.KindInvalid, "a %s report needs %s", r.Kind, strings.Join(lacks, " and "))
@@ -118,6 +128,28 @@ func check(r waybill.DeliveryReport) (waybill.DeliveryReport, error) {
 		return r, waybill.E(waybill.KindInvalid, "status %.40q is not known; want queued, running, succeeded, failed, canceled or skipped", r.Status)
 	}
 	return r, nil
+}
+
+// checkPerson replaces a person by one with blanks trimmed, or by none where nothing is
+// said of them.
+func checkPerson(p **waybill.Person) error {
+	if *p == nil {
+		return nil
+	}
+	c := **p
+	for _, f := range []*string{&c.Name, &c.Username, &c.URL, &c.Image} {
+		*f = strings.TrimSpace(*f)
+		switch {
+		case len(*f) > MaxMessage:
+			return waybill.E(waybill.KindTooLarge, "what is said of a person has %d bytes, at most %d are taken", len(*f), MaxMessage)
+		case strings.ContainsRune(*f, 0) || !utf8.ValidString(*f):
+			return waybill.E(waybill.KindInvalid, "what is said of a person is no UTF-8, or holds a NUL byte")
+		}
+	}
+	if *p = &c; c == (waybill.Person{}) {
+		*p = nil
+	}
+	return nil
 }
 
 // eventID is what makes a report the same as another: its provider's ID for it, or all

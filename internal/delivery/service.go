@@ -69,7 +69,7 @@ func (s *Service) Report(ctx context.Context, r waybill.DeliveryReport, by waybi
 		return waybill.ReportResult{}, err
 	}
 	// Times are kept as the store can give them back.
-	for _, t := range []*time.Time{&r.Time, &r.QueuedAt, &r.FinishedAt, &r.CommittedAt} {
+	for _, t := range []*time.Time{&r.Time, &r.QueuedAt, &r.StartedAt, &r.FinishedAt, &r.CommittedAt} {
 		if *t = t.UTC().Truncate(time.Millisecond); t.Year() < 1 || t.Year() > 9999 {
 			return waybill.ReportResult{}, waybill.E(waybill.KindInvalid, "a time of the report is in the year %d", t.Year())
 		}

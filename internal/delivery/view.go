@@ -163,10 +163,11 @@ func (s *state) compose(b, c *part, ms []*part) *view {
 	if c != nil {
 		s.clusters(v, c, d, commits)
 	}
+	s.author(v)
 	for _, x := range v.parts {
 		d.Partition = x.Partition
 		// A cluster may have been told of long before; a row begins with what was made.
-		if x.Kind != waybill.ReportSync && x.Kind != waybill.ReportReview && (d.CreatedAt.IsZero() || x.First.Before(d.CreatedAt)) {
+		if x.Kind != waybill.ReportSync && x.Kind != waybill.ReportReview && x.Kind != waybill.ReportCommit && (d.CreatedAt.IsZero() || x.First.Before(d.CreatedAt)) {
 			d.CreatedAt = x.First
 		}
 	}
@@ -196,7 +197,7 @@ func (s *state) stageOf(stage waybill.Stage, v *view, parts ...*part) *waybill.D
 		for _, r := range p.Runs {
 			out.Runs = addRun(out.Runs, r)
 			for _, x := range s.extra(stage, r.Run) {
-				if !slices.Contains(v.parts, x) {
+				if !slices.Contains(v.parts, x) && fits(x.scope(), p.scope()) {
 					v.parts = append(v.parts, x)
 				}
 			}
