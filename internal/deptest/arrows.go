@@ -172,6 +172,21 @@ var Arrows = []Row{
 		Instead: "a package under internal/delivery for each provider or format, which makes reports",
 	},
 	{
+		Dir: "internal/delivery/outbound", May: []string{"", "internal/delivery", "internal/queue", "internal/store"},
+		Why:     "a contract of systems that are told of deliveries, and what plans and sends over the store; it knows none of them by name",
+		Instead: inContract,
+	},
+	{
+		Dir: "internal/delivery/outbound/*test", May: []string{"", "internal/delivery/outbound"},
+		Why:     "the suite that every sink passes",
+		Instead: inContract,
+	},
+	{
+		Dir: "internal/delivery/outbound/*", May: []string{"", "internal/delivery/outbound"}, Modules: []string{"*"},
+		Why:     "an implementation, which knows its contract and no sibling",
+		Instead: inContract,
+	},
+	{
 		Dir: "internal/delivery/deliverytest", May: []string{"", "internal/delivery", "internal/store", "internal/store/postgres", "internal/store/postgres/pgtest", "internal/store/sqlite"}, Modules: []string{"*"},
 		Why:     "deliveries over every store, and data sets, for tests of everything that shows deliveries",
 		Instead: inRoot,
