@@ -9,11 +9,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -343,8 +345,11 @@ func (s *Server) work(ctx context.Context) error {
 	requests := httprunner.New(httprunner.Options{UserAgent: "waybill/" + s.c.Version.Version})
 	s.runners[requests.Name()] = requests
 
+	if err := s.openRunners(ctx); err != nil {
+		return err
+	}
 	if s.project, err = project.Open(ctx, s.store, s.c.Project, project.Options{
-		Parse: ParseOptions(s.runners), Logger: s.log, HasSecret: s.hasSecret,
+		Parse: s.parseOptions(ctx), Logger: s.log, HasSecret: s.hasSecret,
 	}); err != nil {
 		return err
 	}
@@ -439,13 +444,21 @@ func (s *Server) baseEnv(settings project.Settings) []string {
 // ParseOptions are those by which definitions are read where these runners are.
 func ParseOptions(runners map[string]runner.Runner) pipeline.Options {
 	o := pipeline.Options{
-		Env: os.LookupEnv,
+		Env: os.LookupEnv, Runners: slices.Sorted(maps.Keys(runners)),
 		Check: func(name string, args []string, with json.RawMessage) error {
 			if r := runners[name]; r != nil {
 				return r.Check(args, with)
 			}
 			return nil
 		},
+	}
+	for _, name := range o.Runners {
+		if _, ok := runners[name].(runner.Contained); ok {
+			o.Images = append(o.Images, name)
+		}
+	}
+	if len(o.Images) > 0 {
+		o.ImageRunner = o.Images[0] // a server asks which one answers
 	}
 	return o
 }

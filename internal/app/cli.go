@@ -178,5 +178,9 @@ func superviseCommand() *cobra.Command {
 
 // localRunners can check steps without a server.
 func localRunners() map[string]runner.Runner {
-	return map[string]runner.Runner{"process": &process.Runner{}, "sim": sim.New(sim.Options{}), "http": httprunner.New(httprunner.Options{})}
+	all := map[string]runner.Runner{"process": &process.Runner{}, "sim": sim.New(sim.Options{}), "http": httprunner.New(httprunner.Options{})}
+	for _, p := range platforms {
+		all[p.name] = p.check()
+	}
+	return all
 }

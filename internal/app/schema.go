@@ -28,7 +28,7 @@ var schemas = map[string]func() schema.Schema{
 		with["http"]["required"] = []string{"url"}
 		return pipeline.Schema(slices.Sorted(maps.Keys(runners)), with, project.NotifySchema())
 	},
-	"settings": project.Schema,
+	"settings": func() schema.Schema { return project.Schema(configSchemas()) },
 	"test":     rehearsal.Schema,
 }
 

@@ -37,7 +37,7 @@ var (
 	}
 	stepKeys = []word{
 		{"name", runs}, {"description", runs}, {"needs", runs}, {"if", runs},
-		{"runner", runs}, {"image", later}, {"run", runs}, {"with", runs}, {"env", runs},
+		{"runner", runs}, {"image", runs}, {"run", runs}, {"with", runs}, {"env", runs},
 		{"timeout", runs}, {"heartbeat", runs}, {"retry", runs}, {"matrix", runs},
 		{"inputs", runs}, {"inherit", runs}, {"outputs", runs}, {"callback", runs}, {"allow_failure", runs},
 		{"strict_exit", runs}, {"cleanup", runs}, {"priority", runs}, {"notify", later},

@@ -82,6 +82,10 @@ type Options struct {
 	Now func() time.Time
 	// Runners are the runners that can be used; process, sim and http if empty.
 	Runners []string
+	// Images are those of them that make units of images, and ImageRunner is the one that
+	// makes a step with an image that names no runner; empty if there is none.
+	Images      []string
+	ImageRunner string
 }
 
 // Plan is a checked pipeline.

@@ -75,6 +75,7 @@ func objects(runners []string) map[string]struct {
 			"needs":         {"Steps that must have ended before this one begins.", is(schema.Strings())},
 			"if":            {"The step is skipped if this expression is false: ${{ steps.fetch.outputs.rows > 0 }}.", is(schema.Schema{"type": []string{"string", "boolean"}})},
 			"runner":        {"What makes the step.", is(schema.Words(runners...).With("default", DefaultRunner))},
+			"image":         {"Image of the container that the step runs in, by tag or digest; without a runner, Docker runs it if it answers, else oci." + exprDoc, is(schema.Text().With("examples", []any{"ghcr.io/acme/crunch:1.4"}))},
 			"run":           {"Program and arguments. Never given to a shell; a relative path is looked up in the project folder." + exprDoc, is(scripted)},
 			"with":          {"Settings of the runner." + exprDoc, is(schema.Schema{"type": "object"})},
 			"env":           {"Variables of the unit's environment." + exprDoc, is(schema.Map(schema.Scalar()))},

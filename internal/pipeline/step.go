@@ -86,6 +86,9 @@ func (d *definition) readGroup(group, key string, n *node, firstLine map[string]
 
 func (s *Step) readSimple(d *definition, what string, n *node) {
 	d.common(what, n, s)
+	if image := n.get("image"); image != nil {
+		d.readImage(s, what, n, image)
+	}
 	if x := n.get("description"); x != nil {
 		s.Description, _ = d.str(what+".description", x)
 	}
@@ -423,7 +426,7 @@ func (d *definition) fill(s *Step, n *node) {
 		d.readEnv(s, what, env)
 	}
 	withFixed := true
-	with := n.get("with")
+	with := withImage(n)
 	if with != nil {
 		if with.kind != kindMap {
 			d.wrong(what+".with", "an object", with)
@@ -453,7 +456,7 @@ func (d *definition) checkStatic(s *Step, what string, n *node) {
 	if s.with != nil {
 		raw, err := s.with.written()
 		if err != nil {
-			d.add(n.get("with").at, "", "%s.with: %v", what, err)
+			d.add(withImage(n).at, "", "%s.with: %v", what, err)
 			return
 		}
 		b.With = raw
@@ -461,6 +464,8 @@ func (d *definition) checkStatic(s *Step, what string, n *node) {
 	if err := s.check(s.Runner, b.Args, s.readable(b.With)); err != nil {
 		at := n.at
 		if x := n.get("with"); x != nil {
+			at = x.at
+		} else if x := n.get("image"); x != nil {
 			at = x.at
 		} else if x := n.get("run"); x != nil {
 			at = x.at

@@ -25,6 +25,7 @@ var said = map[string]string{
 	"auth":      "Who may use the server besides holders of its own tokens.",
 	"auth.oidc": "Identity providers whose tokens are taken (OpenID Connect).",
 	"buckets":   "Buckets elsewhere that are watched, by the names they have here.",
+	"runners":   "Where containers run.",
 	"sources":   "Queues of other systems whose messages start pipelines, by the names they have here.",
 
 	"retention.runs":      "Ended runs, their timelines and logs.",
@@ -77,8 +78,9 @@ func (s *Settings) shapes() map[string]any {
 	return all
 }
 
-// Schema is the JSON Schema of waybill.yaml.
-func Schema() schema.Schema {
+// Schema is the JSON Schema of waybill.yaml; runners are those of the settings of each
+// runner.
+func Schema(runners map[string]schema.Schema) schema.Schema {
 	s := Default()
 	root := section{}
 	for path, field := range s.shapes() {
@@ -86,7 +88,7 @@ func Schema() schema.Schema {
 	}
 	out := root.schema("")
 	out["$schema"], out["$id"], out["title"] = schema.Dialect, "https://waybill.run/schemas/settings.json", "Settings of a Waybill project (waybill.yaml)"
-	out["$defs"] = map[string]schema.Schema{"notify": NotifySchema(), "oidc": oidcSchema()}
+	out["$defs"] = map[string]schema.Schema{"notify": NotifySchema(), "oidc": oidcSchema(), "runners": RunnersSchema(runners)}
 	return out
 }
 
@@ -128,6 +130,8 @@ func shape(path string, field any) schema.Schema {
 	switch path {
 	case "notify":
 		return schema.List(schema.Ref("notify"))
+	case "runners":
+		return schema.Ref("runners")
 	case "auth.oidc":
 		return schema.List(schema.Ref("oidc"))
 	case "secrets.providers":

@@ -28,7 +28,7 @@ func TestSchemaDescribesTheSettings(t *testing.T) {
 			t.Errorf("%s is described and no setting", path)
 		}
 	}
-	if missing := schema.Undescribed(Schema()); len(missing) > 0 {
+	if missing := schema.Undescribed(Schema(nil)); len(missing) > 0 {
 		t.Errorf("keys without description: %v", missing)
 	}
 }

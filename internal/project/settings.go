@@ -35,6 +35,7 @@ type Settings struct {
 	Notify    []waybill.NotifyRule
 	Buckets   []*Bucket // those whose objects come from elsewhere, in the order of the file
 	Sources   []*Source // queues of other systems
+	Runners   Runners   // of containers
 }
 
 // Retention says how long what is finished is kept.
@@ -103,6 +104,7 @@ func (s *Settings) fields() map[string]any {
 		"telemetry.pipelines": &s.Telemetry.Pipelines,
 		"notify":              notifyReader(&s.Notify),
 		"auth.oidc":           oidcReader(&s.Auth.OIDC),
+		"runners":             runnersReader(&s.Runners),
 	}
 	maps.Copy(all, s.HTTP.fields())
 	maps.Copy(all, s.watched())

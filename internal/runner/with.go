@@ -53,12 +53,17 @@ func (Duration) JSONSchema() map[string]any { return schema.Duration() }
 
 // Decode reads the settings of a step into a struct. Unknown keys are refused, null
 // leaves a field as it is. Errors are of kind invalid and name the key.
-func Decode(with json.RawMessage, into any) error { return decoder{}.read(with, into) }
+func Decode(with json.RawMessage, into any) error { return decoder{}.read("with", with, into) }
+
+// DecodeAs is Decode for settings that stand elsewhere; errors begin with that place.
+func DecodeAs(at string, settings json.RawMessage, into any) error {
+	return decoder{}.read(at, settings, into)
+}
 
 // DecodeOpen is Decode for a definition that is only looked at: a text with an
 // expression in it may stand where its result will be of another type, and leaves
 // the field as it is.
-func DecodeOpen(with json.RawMessage, into any) error { return decoder{open: true}.read(with, into) }
+func DecodeOpen(with json.RawMessage, into any) error { return decoder{open: true}.read("with", with, into) }
 
 // HasExpression reports whether a text of a definition that is only looked at holds
 // a reference whose value is not known yet.
@@ -68,12 +73,12 @@ func HasExpression(text string) bool {
 
 type decoder struct{ open bool }
 
-func (d decoder) read(with json.RawMessage, into any) error {
+func (d decoder) read(at string, with json.RawMessage, into any) error {
 	with = bytes.TrimSpace(with)
 	if len(with) == 0 {
 		return nil
 	}
-	return d.fill(with, "with", reflect.ValueOf(into).Elem())
+	return d.fill(with, at, reflect.ValueOf(into).Elem())
 }
 
 // fill decodes an object field by field, so that an error names its key.
