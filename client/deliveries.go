@@ -22,9 +22,8 @@ func flag(on bool) string {
 	return ""
 }
 
-// ReportDelivery tells of a delivery. A repetition changes nothing, so the request is
-// repeated when the server cannot be reached. To make sure of that a report without an
-// ID needs its Time: it is part of the content by which repetitions are known.
+// ReportDelivery tells of a delivery. The same report again changes nothing, so the request
+// is repeated when the server cannot be reached.
 func (c *Client) ReportDelivery(ctx context.Context, r DeliveryReport) (ReportResult, error) {
 	q, err := c.post("/api/v1/deliveries/reports", r, "")
 	if err != nil {

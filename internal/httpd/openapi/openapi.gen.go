@@ -647,6 +647,9 @@ type PartitionList struct {
 	Items []string `json:"items"`
 }
 
+// Person Who wrote, merged or started something, as their provider tells of them.
+type Person = waybill.Person
+
 // Phase The finer state of an attempt on its way to a terminal status.
 type Phase = waybill.Phase
 
