@@ -29,6 +29,11 @@ type Contained interface {
 	Home() string
 	// Reach says from where its units call.
 	Reach() Reach
+	// Archive sees to it that the log of an ended unit is complete in s.Log, as Recover
+	// says. It is called before Remove, perhaps by a server that never waited for the unit,
+	// and does nothing when it has been done or when the unit is unknown. After an error
+	// the caller tries again for a while before it gives the log up.
+	Archive(ctx context.Context, h Handle, s Spec) error
 	// CopyOut writes a regular file of an ended unit that is not below its home, named
 	// by its absolute path inside, until Remove. fs.ErrNotExist when there is none, an
 	// error of kind unsupported where the platform has no such thing.
