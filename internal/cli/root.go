@@ -24,6 +24,7 @@ import (
 
 	"github.com/waybill-run/waybill"
 	"github.com/waybill-run/waybill/client"
+	"github.com/waybill-run/waybill/internal/cli/delivery"
 )
 
 // Deps are what the command line needs from the rest of the program. Zero values
@@ -53,7 +54,10 @@ type Deps struct {
 	Getenv   func(string) string
 	Now      func() time.Time
 	Terminal func(w io.Writer) bool // whether w is one; nil asks the system
-	HTTP     *http.Client
+	// Legacy reads tables of the service that kept deployments before; nil where that is not
+	// part of the program.
+	Legacy delivery.LegacyReader
+	HTTP   *http.Client
 }
 
 func (d *Deps) defaults() {
@@ -147,6 +151,7 @@ Exit codes: 0 it worked, 1 it did not, 2 the command was not understood.`,
 		a.tokenCmd(), a.secretCmd(), a.callbackCmd(), a.healthCmd(), a.versionCmd())
 	root.AddCommand(a.notifyCmd())
 	root.AddCommand(a.loginCmd(), a.logoutCmd(), a.whoamiCmd())
+	root.AddCommand(a.deploymentCmd())
 	root.AddCommand(a.Commands...)
 	a.completions(root)
 	return root
@@ -217,6 +222,11 @@ func (e *failed) Error() string { return e.msg }
 func (a *app) report(err error) {
 	var quiet *failed
 	if errors.As(err, &quiet) && quiet.msg == "" {
+		return
+	}
+	var chain *delivery.Error
+	if errors.As(err, &chain) {
+		chain.Write(a.Stderr)
 		return
 	}
 	msg, hint := err.Error(), ""

@@ -422,7 +422,12 @@ var Arrows = []Row{
 		Instead: inRoot,
 	},
 	{
-		Dir: "internal/cli", May: []string{"", "client", "internal/cron", "internal/login"}, Modules: []string{"github.com/spf13/cobra", "golang.org/x/term"},
+		Dir: "internal/cli/delivery", May: []string{"", "client", "internal/delivery/spektate"}, Modules: []string{"github.com/goccy/go-yaml", "github.com/spf13/cobra", "golang.org/x/crypto", "golang.org/x/term"},
+		Why:     "the command deployment; it speaks to servers through the client",
+		Instead: "what works on this machine is handed in by internal/app; what the server knows gets an operation in api/openapi.yaml",
+	},
+	{
+		Dir: "internal/cli", May: []string{"", "client", "internal/cli/delivery", "internal/cron", "internal/login"}, Modules: []string{"github.com/spf13/cobra", "golang.org/x/term"},
 		Why:     "speaks to servers as everybody can, through the client, so that it needs nothing else of ours",
 		Instead: "what works on this machine is handed in by internal/app; what the server knows gets an operation in api/openapi.yaml",
 	},
