@@ -42,8 +42,13 @@ const (
 	// ReportCommit: more about a commit: who wrote it, and when. Commit; SourceRepo is its
 	// repository, whichever of the way it is.
 	ReportCommit ReportKind = "commit"
+	// ReportHistory: which commits of the repository of manifests came of which. History.
+	ReportHistory ReportKind = "history"
 	// ReportAttach: a person says that one row (Deployment) belongs to another (Target).
 	ReportAttach ReportKind = "attach"
+	// ReportPrune: rows that are not needed any more (Deployments) are forgotten. The events
+	// stay, and making the rows again from them does not bring these back.
+	ReportPrune ReportKind = "prune"
 )
 
 // ReviewState is the state of a pull request.
@@ -144,6 +149,18 @@ type DeliveryReport struct {
 	// Deployment names the row that the report is about, where its sender knows it.
 	Deployment string `json:"deployment,omitempty"`
 	Target     string `json:"target,omitempty"` // with ReportAttach
+
+	// History, with ReportHistory, are commits and what they came of, in any order: at
+	// most 1000. Deployments, with ReportPrune, are ids of rows, at most 500.
+	History     []CommitParents `json:"history,omitempty"`
+	Deployments []string        `json:"deployments,omitempty"`
+}
+
+// CommitParents is a commit and those that it came of: none for the first of a
+// repository, several for a merge.
+type CommitParents struct {
+	Commit  string   `json:"commit"`
+	Parents []string `json:"parents,omitempty"`
 }
 
 // DeliveryEvent is a report as it was taken in. Events are only ever added; the
@@ -241,13 +258,16 @@ type DeploymentReview struct {
 type DeploymentCluster struct {
 	Cluster   string       `json:"cluster"`
 	State     ClusterState `json:"state"`
-	Revision  string       `json:"revision,omitempty"` // what the cluster said it is at
+	Revision  string       `json:"revision,omitempty"` // of the cluster, when it had the deployment first
 	Since     time.Time    `json:"since"`              // when it was first told to be there
 	HealthyAt time.Time    `json:"healthy_at,omitzero"`
 	FailedAt  time.Time    `json:"failed_at,omitzero"` // first failure there
 	UpdatedAt time.Time    `json:"updated_at"`
 	Message   string       `json:"message,omitempty"`
-	Match     string       `json:"match"` // how it was found: "commit", "image"
+	// Match is how it was found: "commit" (the revision is its manifest commit), "ancestry"
+	// (the revision came of its manifest commit), "image". Where the history of manifests
+	// is not known only "commit" can be, and the cluster leaves the deployment when it goes on.
+	Match string `json:"match"`
 }
 
 // DeploymentStatus is the state of a deployment as a whole.

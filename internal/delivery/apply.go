@@ -29,12 +29,18 @@ func (s *state) apply(e *waybill.DeliveryEvent) (effect, error) {
 	var touched []*part
 	var err error
 	s.before = nil
-	if r.Kind == waybill.ReportAttach {
+	switch r.Kind {
+	case waybill.ReportAttach:
 		touched, err = s.attach(r, e)
-	} else {
+	case waybill.ReportHistory:
+		touched = s.absorbHistory(r, e)
+	default:
 		var p *part
 		if p, err = s.absorb(r, e); p != nil {
 			touched = []*part{p}
+			if p.Kind == waybill.ReportSync {
+				touched = append(touched, s.follow(p, r, e.ID)...)
+			}
 		}
 	}
 	if err != nil || s.err != nil {
@@ -289,7 +295,7 @@ func (s *state) affected(p *part) []*part {
 		cs := s.find(waybill.ReportConfig, refPR, p.PR)
 		ms := union(s.find(waybill.ReportManifest, refPR, p.PR), s.find(waybill.ReportManifest, refConfig, short(p.Review.MergeCommit)))
 		out = union(out, cs, ms)
-	case waybill.ReportSync:
+	case waybill.ReportSync, waybill.ReportHistory:
 		var of []*part
 		for _, kind := range []waybill.ReportKind{waybill.ReportConfig, waybill.ReportManifest, waybill.ReportRun} {
 			of = union(of, s.find(kind, refMan, short(p.ManifestCommit)))

@@ -157,7 +157,9 @@ func TestF29FiltersOfTheFixture(t *testing.T) {
 		"service": {func(f *waybill.DeploymentFilter, v string) { f.Service = strings.ToUpper(v) }, func(r *deliverytest.Row) string { return r.Service }},
 		"display": {func(f *waybill.DeploymentFilter, v string) { f.Service = v }, (*deliverytest.Row).Display},
 		"kind":    {func(f *waybill.DeploymentFilter, v string) { f.Kind = v }, func(r *deliverytest.Row) string { return r.Kind }},
-		"status": {func(f *waybill.DeploymentFilter, v string) { f.Statuses = []waybill.DeploymentStatus{waybill.DeploymentStatus(v)} },
+		"status": {func(f *waybill.DeploymentFilter, v string) {
+			f.Statuses = []waybill.DeploymentStatus{waybill.DeploymentStatus(v)}
+		},
 			func(r *deliverytest.Row) string { return string(r.Status) }},
 	}
 	for name, x := range filters {

@@ -25,6 +25,16 @@ func union(lists ...[]*part) []*part {
 	return slices.Compact(out)
 }
 
+// union2 adds parts to a list that keeps its order.
+func union2(list, more []*part) []*part {
+	for _, p := range more {
+		if !slices.Contains(list, p) {
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
 func keep(in []*part, f func(*part) bool) []*part {
 	var out []*part
 	for _, p := range in {
@@ -261,20 +271,4 @@ func (s *state) reviews(c *part) []*part {
 // extra is what is known of the runs of a stage apart from the parts they are in.
 func (s *state) extra(stage waybill.Stage, run string) []*part {
 	return s.find(waybill.ReportRun, refRun, string(stage)+":"+run)
-}
-
-// syncs are the clusters that are at a commit of manifests, or run an image.
-func (s *state) syncs(ring string, commits []string, c *part) []*part {
-	inRing := func(y *part) bool { return fits(ring, y.Ring) }
-	var out []*part
-	for _, m := range commits {
-		out = union(out, keep(s.find(waybill.ReportSync, refMan, short(m)), func(y *part) bool {
-			return inRing(y) && sameCommit(y.ManifestCommit, m)
-		}))
-	}
-	// An image says nothing of rings: without one the cluster runs it for none of them.
-	return union(out, keep(s.images(waybill.ReportSync, c), func(y *part) bool {
-		return y.ManifestCommit == "" && y.Ring != "" && y.Ring == ring && fits(y.Service, c.Service) &&
-			(len(y.Digests) == 0 || len(c.Digests) == 0 || slices.ContainsFunc(y.Digests, func(d string) bool { return slices.Contains(c.Digests, d) }))
-	}))
 }

@@ -45,9 +45,15 @@ type part struct {
 	Cluster   string                    `json:"cluster,omitempty"`
 	State     waybill.ClusterState      `json:"state,omitempty"`
 	StateAt   time.Time                 `json:"state_at,omitzero"`
+	AppliedAt time.Time                 `json:"applied_at,omitzero"`
 	HealthyAt time.Time                 `json:"healthy_at,omitzero"`
 	FailedAt  time.Time                 `json:"failed_at,omitzero"`
 	Message   string                    `json:"message,omitempty"`
+	Parents   []string                  `json:"parents,omitempty"` // of a commit of the history
+	Told      bool                      `json:"told,omitempty"`    // its parents are known
+	Tip       string                    `json:"tip,omitempty"`     // where a cluster came to last
+	TipAt     time.Time                 `json:"tip_at,omitzero"`
+	Marks     map[string]mark           `json:"marks,omitempty"`    // by lane
 	Tied      []string                  `json:"tied,omitempty"`     // parts that somebody said it belongs to
 	ShowTag   string                    `json:"show_tag,omitempty"` // as they were first written
 	ShowName  string                    `json:"show_name,omitempty"`
@@ -147,6 +153,9 @@ func (p *part) absorbSync(r *waybill.DeliveryReport) {
 	if p.State == "" || p.newer(r.Time) {
 		p.State, p.StateAt, p.Message = r.ClusterState, r.Time, r.Message
 	}
+	if r.ClusterState == waybill.ClusterApplied && (p.AppliedAt.IsZero() || r.Time.Before(p.AppliedAt)) {
+		p.AppliedAt = r.Time
+	}
 	if r.ClusterState == waybill.ClusterHealthy && (p.HealthyAt.IsZero() || r.Time.Before(p.HealthyAt)) {
 		p.HealthyAt = r.Time
 	}
@@ -242,6 +251,9 @@ const (
 
 // refs are the references of a part, as "kind of part:kind of reference:value".
 func (p *part) refs() []string {
+	if p.Kind == partCluster {
+		return nil
+	}
 	var out []string
 	add := func(kind, value string) {
 		if value != "" {
@@ -269,6 +281,9 @@ func (p *part) refs() []string {
 	}
 	for _, t := range p.Tied {
 		add(refTied, t)
+	}
+	for _, c := range p.Parents {
+		add(refParent, short(c))
 	}
 	slices.Sort(out)
 	return slices.Compact(out)

@@ -33,6 +33,7 @@ type visit struct {
 	ManifestCommit string               `json:"manifest_commit,omitempty"`
 	State          waybill.ClusterState `json:"state"`
 	Since          time.Time            `json:"since"`
+	Made           time.Time            `json:"made"` // its manifests
 	HealthyAt      time.Time            `json:"healthy_at,omitzero"`
 }
 
@@ -64,7 +65,7 @@ func visits(d *waybill.Deployment) map[string]visit {
 	}
 	v := visit{
 		Deployment: d.ID, ImageTag: d.ImageTag, ImageDigest: d.ImageDigest, Commit: d.Commit, SourceRepo: d.SourceRepo,
-		ManifestCommit: d.ManifestCommit,
+		ManifestCommit: d.ManifestCommit, Made: d.UpdatedAt,
 	}
 	for _, c := range d.Clusters {
 		x := v
@@ -109,7 +110,17 @@ func (s *state) settle(id string, old, now *waybill.Deployment) {
 	for c, v := range is {
 		list := append(slices.Clone(p.Clusters[c]), v)
 		slices.SortFunc(list, func(a, b visit) int {
-			return cmp.Or(b.Since.Compare(a.Since), cmp.Compare(a.Deployment, b.Deployment))
+			// A cluster that comes late takes several at once.
+			if x := cmp.Or(b.Since.Compare(a.Since), b.Made.Compare(a.Made)); x != 0 {
+				return x
+			}
+			if s.cameOf(a.ManifestCommit, b.ManifestCommit) {
+				return -1
+			}
+			if s.cameOf(b.ManifestCommit, a.ManifestCommit) {
+				return 1
+			}
+			return cmp.Compare(a.Deployment, b.Deployment)
 		})
 		p.Clusters[c] = list[:min(len(list), maxPast)]
 	}

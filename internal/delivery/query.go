@@ -75,7 +75,8 @@ func (s *state) supersede(d *waybill.Deployment) *waybill.Deployment {
 	c := *d
 	c.Clusters = slices.Clone(d.Clusters)
 	for i := range c.Clusters {
-		if list := p.Clusters[c.Clusters[i].Cluster]; len(list) > 0 && list[0].Deployment != d.ID {
+		list := p.Clusters[c.Clusters[i].Cluster]
+		if n := s.now(p, c.Clusters[i].Cluster); len(list) > 0 && (n < 0 || list[n].Deployment != d.ID) {
 			c.Clusters[i].State = waybill.ClusterSuperseded
 		}
 	}

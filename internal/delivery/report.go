@@ -19,6 +19,10 @@ const (
 	MaxPartition = 128
 	// MaxMessage is how many bytes a message, a URL or an ID can have.
 	MaxMessage = 4096
+	// MaxHistory is how many commits a report of history can have.
+	MaxHistory = 1000
+	// MaxPruned is how many rows a report can have forgotten.
+	MaxPruned = 500
 )
 
 // DefaultPartition is the partition of a report that names none.
@@ -113,11 +117,21 @@ func check(r waybill.DeliveryReport) (waybill.DeliveryReport, error) {
 		need(image || r.ManifestCommit != "", "manifest_commit, image_tag or image_digest")
 		need(slices.Contains([]waybill.ClusterState{waybill.ClusterPending, waybill.ClusterApplied, waybill.ClusterHealthy, waybill.ClusterFailed}, r.ClusterState),
 			"cluster_state (pending, applied, healthy or failed)")
+	case waybill.ReportHistory:
+		need(len(r.History) > 0, "history")
+		if err := checkHistory(r.History); err != nil {
+			return r, err
+		}
+	case waybill.ReportPrune:
+		need(len(r.Deployments) > 0, "deployments")
+		if len(r.Deployments) > MaxPruned {
+			return r, waybill.E(waybill.KindTooLarge, "a prune report has %d deployments, at most %d are taken", len(r.Deployments), MaxPruned)
+		}
 	case waybill.ReportAttach:
 		need(r.Deployment != "", "deployment")
 		need(r.Target != "", "target")
 	default:
-		return r, waybill.E(waybill.KindInvalid, "kind %.40q of a report is not known; want build, config, manifest, run, review, commit, sync or attach", r.Kind)
+		return r, waybill.E(waybill.KindInvalid, "kind %.40q of a report is not known; want build, config, manifest, run, review, commit, sync, history, attach or prune", r.Kind)
 	}
 	if len(lacks) > 0 {
 		return r, waybill.E(waybill.KindInvalid, "a %s report needs %s", r.Kind, strings.Join(lacks, " and "))
@@ -128,6 +142,27 @@ func check(r waybill.DeliveryReport) (waybill.DeliveryReport, error) {
 		return r, waybill.E(waybill.KindInvalid, "status %.40q is not known; want queued, running, succeeded, failed, canceled or skipped", r.Status)
 	}
 	return r, nil
+}
+
+// checkHistory says what is wrong with the commits of a report of history.
+func checkHistory(list []waybill.CommitParents) error {
+	if len(list) > MaxHistory {
+		return waybill.E(waybill.KindTooLarge, "a history report has %d commits, at most %d are taken", len(list), MaxHistory)
+	}
+	for _, c := range list {
+		if len(c.Parents) > 64 {
+			return waybill.E(waybill.KindTooLarge, "commit %.40q came of %d commits, at most 64 are taken", c.Commit, len(c.Parents))
+		}
+		for _, name := range append([]string{c.Commit}, c.Parents...) {
+			switch {
+			case len(name) > MaxField:
+				return waybill.E(waybill.KindTooLarge, "a commit of history has %d bytes, at most %d are taken", len(name), MaxField)
+			case fold(name) == "" || strings.ContainsRune(name, 0) || !utf8.ValidString(name):
+				return waybill.E(waybill.KindInvalid, "history names the commit %.40q", name)
+			}
+		}
+	}
+	return nil
 }
 
 // checkPerson replaces a person by one with blanks trimmed, or by none where nothing is

@@ -34,7 +34,8 @@ type state struct {
 	aliases map[string]string
 	places  map[string]*place
 
-	before []string // keys of parts that the event being applied may take something from
+	edited map[string]bool // parts of the history that are copies of this state
+	before []string        // keys of parts that the event being applied may take something from
 	dirty  changes
 }
 
@@ -51,7 +52,7 @@ func newState(src source, partition string) *state {
 	return &state{
 		src: src, partition: partition,
 		loaded: map[string]*part{}, keys: map[string][]string{}, rows: map[string]*waybill.Deployment{},
-		aliases: map[string]string{}, places: map[string]*place{},
+		aliases: map[string]string{}, places: map[string]*place{}, edited: map[string]bool{},
 		dirty: changes{
 			parts: map[string]bool{}, refs: map[string]map[string]bool{}, rows: map[string]bool{},
 			aliases: map[string]bool{}, places: map[string]bool{},
@@ -267,6 +268,7 @@ func (p *part) clone() *part {
 	}
 	c := *p
 	c.Digests, c.Runs, c.Tied, c.Events = slices.Clone(p.Digests), slices.Clone(p.Runs), slices.Clone(p.Tied), slices.Clone(p.Events)
+	c.Parents, c.Marks = slices.Clone(p.Parents), maps.Clone(p.Marks)
 	if p.Review != nil {
 		r := *p.Review
 		c.Review = &r

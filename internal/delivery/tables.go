@@ -103,9 +103,6 @@ func Tables() store.Schema {
 	}
 }
 
-// escape makes a value a part of a key.
-func escape(s string) string { return url.PathEscape(s) }
-
 // bounded keeps what is compared in an index from being longer than an index takes.
 func bounded(s string) string {
 	const most = 160

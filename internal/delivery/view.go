@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -256,16 +257,8 @@ func later(a, b time.Time) time.Time {
 // clusters adds where a row is.
 func (s *state) clusters(v *view, c *part, d *waybill.Deployment, commits []string) {
 	byName := map[string]waybill.DeploymentCluster{}
-	for _, y := range s.syncs(d.Ring, commits, c) {
-		v.parts = append(v.parts, y)
-		x := waybill.DeploymentCluster{
-			Cluster: y.Cluster, State: y.State, Revision: y.ManifestCommit, Since: y.First, HealthyAt: y.HealthyAt,
-			FailedAt: y.FailedAt, UpdatedAt: y.StateAt, Message: y.Message, Match: "commit",
-		}
-		if y.ManifestCommit == "" {
-			x.Match, x.Revision = "image", y.image()
-		}
-		old, ok := byName[y.Cluster]
+	add := func(x waybill.DeploymentCluster) {
+		old, ok := byName[x.Cluster]
 		if ok {
 			if old.UpdatedAt.After(x.UpdatedAt) {
 				old, x = x, old
@@ -275,7 +268,31 @@ func (s *state) clusters(v *view, c *part, d *waybill.Deployment, commits []stri
 			}
 			x.HealthyAt, x.FailedAt = earliest(old.HealthyAt, x.HealthyAt), earliest(old.FailedAt, x.FailedAt)
 		}
-		byName[y.Cluster] = x
+		byName[x.Cluster] = x
+	}
+	revisions := map[string]bool{}
+	for _, m := range commits {
+		at := s.at(m, d.Ring, d.Service)
+		for _, lane := range slices.Sorted(maps.Keys(at)) {
+			add(at[lane])
+			revisions[at[lane].Revision] = true
+		}
+	}
+	for _, m := range slices.Sorted(maps.Keys(revisions)) { // the reports that say so
+		v.parts = union2(v.parts, keep(s.find(waybill.ReportSync, refMan, short(m)), func(y *part) bool {
+			return sameCommit(y.ManifestCommit, m) && holdsOf(y.lane(), d.Ring, d.Service)
+		}))
+	}
+	for _, y := range s.images(waybill.ReportSync, c) {
+		// An image says nothing of rings: without one the cluster runs it for none of them.
+		if y.ManifestCommit != "" || y.Ring == "" || y.Ring != d.Ring || !fits(y.Service, c.Service) ||
+			len(y.Digests) > 0 && len(c.Digests) > 0 && !slices.ContainsFunc(y.Digests, func(d string) bool { return slices.Contains(c.Digests, d) }) {
+			continue
+		}
+		v.parts = union2(v.parts, []*part{y})
+		x := told(y)
+		x.Match, x.Revision = "image", y.image()
+		add(x)
 	}
 	for _, x := range byName {
 		d.Clusters = append(d.Clusters, x)

@@ -36,15 +36,20 @@ func (s *Service) places(ctx context.Context, partition, service string) ([]plac
 func (s *Service) Matrix(ctx context.Context, partition string) (waybill.Matrix, error) {
 	out := waybill.Matrix{At: s.o.Now().UTC(), Cells: []waybill.MatrixCell{}}
 	all, err := s.places(ctx, partition, "")
+	st := s.read(ctx, partition)
 	for _, p := range all {
 		for _, c := range slices.Sorted(maps.Keys(p.Clusters)) {
-			v := p.Clusters[c][0]
+			n := st.now(&p, c)
+			if n < 0 {
+				continue
+			}
+			v := p.Clusters[c][n]
 			out.Cells = append(out.Cells, waybill.MatrixCell{
 				Service: p.Service, Ring: p.Ring, Cluster: c, Deployment: v.Deployment, ImageTag: v.ImageTag, State: v.State, Since: v.Since,
 			})
 		}
 	}
-	return out, err
+	return out, cmp.Or(err, st.err)
 }
 
 func sameImage(a, b visit) bool {
@@ -155,6 +160,7 @@ func (s *Service) Lag(ctx context.Context, partition, from, to string) ([]waybil
 // Rollbacks implements waybill.Deliveries.
 func (s *Service) Rollbacks(ctx context.Context, partition, ring, service string) ([]waybill.Rollback, error) {
 	all, err := s.places(ctx, partition, "")
+	st := s.read(ctx, partition)
 	out := []waybill.Rollback{}
 	for _, p := range all {
 		if ring != "" && p.Ring != fold(ring) || service != "" && fold(p.Service) != fold(service) && fold(waybill.DisplayService(p.Service)) != fold(service) {
@@ -164,7 +170,11 @@ func (s *Service) Rollbacks(ctx context.Context, partition, ring, service string
 			if c == "" {
 				continue // nobody says whether it works
 			}
-			list := p.Clusters[c]
+			n := st.now(&p, c)
+			if n < 0 {
+				continue
+			}
+			list := p.Clusters[c][n:]
 			now := list[0]
 			r := waybill.Rollback{Service: p.Service, Ring: p.Ring, Cluster: c, Current: now.Deployment, RolledBack: back(list, 0)}
 			for _, v := range list[1:] {
@@ -176,7 +186,7 @@ func (s *Service) Rollbacks(ctx context.Context, partition, ring, service string
 			out = append(out, r)
 		}
 	}
-	return out, err
+	return out, cmp.Or(err, st.err)
 }
 
 // back reports whether entry i of a list, newest first, returned to an image that was
