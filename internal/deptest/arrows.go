@@ -187,6 +187,11 @@ var Arrows = []Row{
 		Instead: inContract,
 	},
 	{
+		Dir: "internal/delivery/spektate", May: []string{""},
+		Why:     "translates deployments into the shapes of an older service, for its API and for the command line",
+		Instead: "whatever asks for deployments belongs in internal/httpd or internal/cli",
+	},
+	{
 		Dir: "internal/delivery/deliverytest", May: []string{"", "internal/delivery", "internal/store", "internal/store/postgres", "internal/store/postgres/pgtest", "internal/store/sqlite"}, Modules: []string{"*"},
 		Why:     "deliveries over every store, and data sets, for tests of everything that shows deliveries",
 		Instead: inRoot,
@@ -310,7 +315,8 @@ var Arrows = []Row{
 		Instead: inContract,
 	},
 	{
-		Dir: "internal/runner/*test", May: []string{"", "internal/mask", "internal/runner"}, Modules: []string{"github.com/google/go-cmp"},
+		Dir: "internal/runner/*test", May: []string{"", "internal/mask", "internal/runner", "internal/runner/container", "internal/runner/registrytest"},
+		Modules: []string{"github.com/google/go-cmp", "github.com/google/go-containerregistry"},
 		Why:     "the suite that every runner passes, so it can know none of them",
 		Instead: inContract,
 	},
@@ -402,7 +408,7 @@ var Arrows = []Row{
 
 	// The two faces.
 	{
-		Dir: "internal/httpd", May: []string{"", "api", "internal/httpd/openapi"},
+		Dir: "internal/httpd", May: []string{"", "api", "internal/delivery/spektate", "internal/httpd/openapi"},
 		Why:     "answers requests over the service interfaces of the root package; it knows no store and no engine",
 		Instead: "add a method to a service interface in service.go and implement it where the work is done",
 	},
