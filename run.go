@@ -132,6 +132,7 @@ type Attempt struct {
 	Error       string          `json:"error,omitempty"`  // why it failed, for people
 	Node        string          `json:"node,omitempty"`   // server whose unit it is
 	Handle      json.RawMessage `json:"handle,omitempty"`
+	Image       string          `json:"image,omitempty"` // of a container, with its digest
 	TokenHash   string          `json:"token_hash,omitempty"`
 	ExitCode    *int            `json:"exit_code,omitempty"`
 	Signal      string          `json:"signal,omitempty"`
@@ -142,6 +143,7 @@ type Attempt struct {
 	Returned    Vars            `json:"returned"` // variables it returned, by file and callback
 	LogTail     string          `json:"log_tail,omitempty"`
 	LogBytes    int64           `json:"log_bytes,omitempty"`
+	LogsLost    string          `json:"logs_lost,omitempty"` // why the log is not complete
 	Truncated   bool            `json:"log_truncated,omitempty"`
 	QueuedAt    time.Time       `json:"queued_at"`
 	StartedAt   time.Time       `json:"started_at,omitzero"` // the unit began to run

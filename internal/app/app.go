@@ -55,10 +55,14 @@ type Config struct {
 	Blobs   string // folder of objects and logs; empty means one in Data. Servers that share a store share it too
 	TLSCert string
 	TLSKey  string
-	Hosts   []string      // further names by which clients may call
-	URL     string        // address by which units call back; empty means the listener's
-	Units   int           // units at once; 0 leaves it to the project's settings
-	Lease   time.Duration // of messages and of this server; 0 means 15 s
+	Hosts   []string // further names by which clients may call
+	URL     string   // address by which units of this machine call back; empty means the listener's
+	// CallbackListen is where containers of this machine call back: host:port, "auto" for
+	// an address on their network, or "none". Empty is auto.
+	CallbackListen string
+	PublicURL      string        // address by which units elsewhere call back; empty when they cannot
+	Units          int           // units at once; 0 leaves it to the project's settings
+	Lease          time.Duration // of messages and of this server; 0 means 15 s
 	// SecretKeyFile holds the key of the store's secrets; empty means WAYBILL_SECRET_KEY or
 	// else a key of its own in Data.
 	SecretKeyFile string
@@ -97,6 +101,7 @@ type Server struct {
 	elsewhere
 	deliveries *delivery.Service
 	project    *project.Project
+	calls      *callbacks
 	oidc       *oidc.Verifier // nil until the settings are read
 	kept       *secret.Kept   // secrets of the store
 	secrets    *secret.Chain  // what definitions and settings name as ${secret:NAME}
@@ -168,6 +173,10 @@ func Start(ctx context.Context, c Config) (_ *Server, err error) {
 		}
 	}
 	if err := s.listen(loopback); err != nil {
+		return s, err
+	}
+	s.calls = newCallbacks(c, s.data.path)
+	if err := s.calls.start(s.http); err != nil {
 		return s, err
 	}
 	if s.store == nil {
@@ -370,7 +379,7 @@ func (s *Server) work(ctx context.Context) error {
 	s.engine = engine.New(engine.Options{
 		Store: s.store, Blobs: s.blobs, Plans: s.project, Runners: s.observer.runners(s.runners), Traceparent: s.observer.traceparent, Admit: admin.Admit, Logger: s.log, Secrets: s.secrets,
 		Node: s.data.node, Instance: instance, Secret: s.data.secret, Dir: s.data.join("units"), Project: s.c.Project,
-		BaseEnv: s.baseEnv(settings), URL: s.callbackURL, Units: units, LogCap: settings.Units.LogCap,
+		BaseEnv: s.baseEnv(settings), HostEnv: s.hostEnv(), URL: s.unitURL, Units: units, LogCap: settings.Units.LogCap,
 		Lease:       s.c.Lease,
 		OrphanSweep: time.Duration(settings.Units.OrphanSweep), OrphanGrace: time.Duration(settings.Units.OrphanGrace),
 		CallGrace: time.Duration(settings.Callback.Grace), Shared: s.store.Info().Engine != "sqlite",
@@ -407,7 +416,7 @@ func (s *Server) work(ctx context.Context) error {
 	s.background.Go(func() { s.watchFolder(bg) })
 	s.http.SetReady(httpd.Services{
 		Runs: s.engine, Callbacks: s.engine, Pipelines: s.project, Objects: objects, Lineages: lineage.New(s.engine, objects, arrivals), Queues: admin, Tokens: tokens, Identities: s.oidc, Secrets: s.kept,
-		Watches: s.watches, Sources: s.intake, Deliveries: s.deliveries,
+		Watches: s.watches, Sources: s.intake, Deliveries: s.deliveries, DeliveryChecks: s.deliveryChecks,
 		Events: s.triggers.events, Schedules: s.triggers.schedules, Folder: projectFolder{s}, Schemas: FileSchema,
 		Operations: s.ops, Dumps: admin,
 		Stats: s.observer.stats, Notifications: s.observer.notifier, Metrics: s.observer.handler,
@@ -422,21 +431,27 @@ func (s *Server) callbackURL() string {
 	return s.url
 }
 
-// baseEnv is the small environment that every unit begins with. The program's own
-// folder is in the path, so that units can call waybill.
-func (s *Server) baseEnv(settings project.Settings) []string {
+// hostEnv is what the environment of units begins with that see this machine's files. The
+// program's own folder is in the path, so that units can call waybill.
+func (s *Server) hostEnv() []string {
 	path := "/usr/local/bin:/usr/bin:/bin"
 	if exe, err := os.Executable(); err == nil {
 		path = filepath.Dir(exe) + ":" + path
 	}
 	env := []string{"PATH=" + path, "LANG=C.UTF-8"}
+	if s.c.Project != "" {
+		env = append(env, "WAYBILL_PROJECT="+s.c.Project)
+	}
+	return env
+}
+
+// baseEnv are the variables of the server that every unit is given.
+func (s *Server) baseEnv(settings project.Settings) []string {
+	var env []string
 	for _, name := range settings.Units.BaseEnv {
 		if v, ok := os.LookupEnv(name); ok {
 			env = append(env, name+"="+v)
 		}
-	}
-	if s.c.Project != "" {
-		env = append(env, "WAYBILL_PROJECT="+s.c.Project)
 	}
 	return env
 }
@@ -488,6 +503,9 @@ func (s *Server) Stop() error {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		if err := s.web.Shutdown(ctx); err != nil {
 			errs = append(errs, s.web.Close())
+		}
+		if s.calls != nil {
+			s.calls.stop(ctx)
 		}
 		cancel()
 	}

@@ -68,6 +68,8 @@ func serverFlags(cmd *cobra.Command, c *Config) {
 	f.StringVar(&c.TLSKey, "tls-key", "", "file with the certificate's key")
 	f.StringSliceVar(&c.Hosts, "host", nil, "further host `name` by which clients may call; repeatable")
 	f.StringVar(&c.URL, "url", "", "address by which units call back (default: the one served on)")
+	f.StringVar(&c.CallbackListen, "callback-listen", "auto", "address at which containers of this machine call back, and which serves nothing else: host:port, auto (on their network), or none")
+	f.StringVar(&c.PublicURL, "public-url", "", "address by which units on other machines call back")
 	f.IntVar(&c.Units, "max-units", 0, "units at once (default: the project's units.max, or 16)")
 	f.DurationVar(&c.Lease, "lease", 0, "how long this server may be silent before others take over its work (default 15s)")
 	f.Lookup("lease").Hidden = true // shorter is for tests, longer for nobody

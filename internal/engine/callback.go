@@ -242,6 +242,24 @@ func definition(plan *pipeline.Plan, step string) *pipeline.Step {
 	return plan.Step(name)
 }
 
+// stepOf is the definition of the step that an attempt is of. KindNotFound: its run, or
+// the version of its pipeline, is not there any more.
+func (e *Engine) stepOf(ctx context.Context, a *waybill.Attempt) (*pipeline.Step, error) {
+	run, err := e.run(ctx, a.Run)
+	if err != nil {
+		return nil, err
+	}
+	plan, _, err := e.o.Plans.Plan(ctx, run.Pipeline, run.Version)
+	if err != nil {
+		return nil, err
+	}
+	step := definition(plan, a.Step)
+	if step == nil {
+		return nil, waybill.E(waybill.KindNotFound, "pipeline %s version %d has no step %s", run.Pipeline, run.Version, a.Step)
+	}
+	return step, nil
+}
+
 // update changes an attempt from outside, by compare and swap. f returns the
 // record to write with the change; nil means that nothing is to be written, one without a kind
 // that there is nothing to tell.

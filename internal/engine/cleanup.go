@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/waybill-run/waybill"
@@ -37,7 +38,8 @@ func (e *Engine) cleanup(ctx context.Context, m *store.Msg) (*store.Commit, erro
 	if err := json.Unmarshal(m.Body, &msg); err != nil {
 		return nil, queue.Bury("unreadable message: %v", err)
 	}
-	if msg.Node != e.o.Node {
+	r := e.o.Runners[msg.Runner]
+	if msg.Node != e.o.Node && (r == nil || !runner.Elsewhere(r)) {
 		row, err := e.o.Store.Get(ctx, "", tableNode, msg.Node)
 		var n node
 		if err == nil {
@@ -52,12 +54,19 @@ func (e *Engine) cleanup(ctx context.Context, m *store.Msg) (*store.Commit, erro
 		// A unit of a dead server is gone with it or ended by its supervisor's hard stop.
 		return e.cleaned(ctx, m.Tenant, msg.Attempt, waybill.CleanupGone, "with its server "+msg.Node)
 	}
-	r := e.o.Runners[msg.Runner]
+	lost := ""
 	if r != nil {
 		h := runner.Handle{Runner: msg.Runner, Unit: msg.Unit}
 		if len(msg.Handle) > 0 {
 			if err := json.Unmarshal(msg.Handle, &h); err != nil {
 				return nil, queue.Bury("unreadable handle: %v", err)
+			}
+		}
+		if c, ok := r.(runner.Contained); ok {
+			var err error
+			if lost, err = e.archive(ctx, c, h, m, msg.Attempt); err != nil {
+				e.cleanupFailing(ctx, m, msg, err)
+				return nil, err
 			}
 		}
 		fault.At("cleanup.remove")
@@ -71,7 +80,78 @@ func (e *Engine) cleanup(ctx context.Context, m *store.Msg) (*store.Commit, erro
 		e.cleanupFailing(ctx, m, msg, err)
 		return nil, err
 	}
-	return e.cleaned(ctx, m.Tenant, msg.Attempt, waybill.CleanupGone, "")
+	c, err := e.cleaned(ctx, m.Tenant, msg.Attempt, waybill.CleanupGone, "")
+	if err != nil || c == nil || lost == "" {
+		return c, err
+	}
+	return e.logsLost(c, lost)
+}
+
+// archiveFor is how long the removal of a unit waits for its log to be kept.
+const archiveFor = 10 * time.Minute
+
+// archive sees to it that the log of a unit is kept before the unit is removed. When that
+// has been tried for long enough, it says why the log is lost.
+func (e *Engine) archive(ctx context.Context, c runner.Contained, h runner.Handle, m *store.Msg, attempt string) (lost string, err error) {
+	a, _, err := e.attempt(ctx, m.Tenant, attempt)
+	if errors.Is(err, store.ErrNotFound) {
+		return "", nil // its run was removed by retention, and its log with it
+	}
+	if err != nil {
+		return "", err
+	}
+	s, err := e.logOf(ctx, c, a)
+	if err == nil {
+		if s.Log == "" {
+			return "the secrets that would have to be masked in it are no longer known", nil
+		}
+		err = c.Archive(ctx, h, s)
+	}
+	if err == nil || ctx.Err() != nil {
+		return "", err
+	}
+	if e.now().Sub(a.FinishedAt) < archiveFor {
+		return "", fmt.Errorf("its log cannot be kept yet: %w", err)
+	}
+	return err.Error(), nil
+}
+
+// logOf is what a runner must know to keep the log of a unit whose attempt has ended.
+func (e *Engine) logOf(ctx context.Context, c runner.Contained, a *waybill.Attempt) (runner.Spec, error) {
+	s := runner.Spec{Unit: a.Unit, Dir: e.homeOf(c, a.Unit).dir, LogCap: e.o.LogCap}
+	step, err := e.stepOf(ctx, a)
+	var values []string
+	if err == nil {
+		values, err = e.secretValues(ctx, a.Key(), step)
+	}
+	if waybill.IsKind(err, waybill.KindNotFound) {
+		return s, nil // what it was given is known to nobody any more
+	}
+	if err != nil {
+		return s, err
+	}
+	for _, v := range values {
+		s.Mask = append(s.Mask, []byte(v))
+	}
+	s.Log, err = e.o.Blobs.LogFile(a.Run, a.Unit)
+	return s, err
+}
+
+// logsLost adds to the commit that ends a clean-up that the log went with the unit.
+func (e *Engine) logsLost(c *store.Commit, why string) (*store.Commit, error) {
+	var a waybill.Attempt
+	if err := json.Unmarshal(c.Puts[0].Val, &a); err != nil {
+		return nil, err
+	}
+	a.LogsLost = why
+	val, err := json.Marshal(a)
+	if err != nil {
+		return nil, err
+	}
+	c.Puts[0].Val = val
+	c.Events = append(c.Events, events(a.Run, []record{{"attempt.logs_lost", map[string]any{"attempt": a.Key(), "reason": why}, e.now()}})...)
+	e.log.Warn("the log of a unit is lost", "unit", a.Unit, "why", why)
+	return c, nil
 }
 
 // cleanupFailing shows on the attempt that its clean-up does not succeed.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -34,6 +35,9 @@ func (u *unit) collect(ctx context.Context, exit runner.Exit, stopped *outcome) 
 		}
 	}
 	if stopped != nil && stopped.status != waybill.StatusSucceeded {
+		if err := u.salvage(ctx); err != nil {
+			return nil, err
+		}
 		return u.end(ctx, *stopped)
 	}
 	cb := u.a.Callback
@@ -73,7 +77,28 @@ func (u *unit) collect(ctx context.Context, exit runner.Exit, stopped *outcome) 
 			o = outcome{waybill.StatusFailed, "bad_output", err.Error()}
 		}
 	}
+	if o.status != waybill.StatusSucceeded {
+		if err := u.salvage(ctx); err != nil {
+			return nil, err
+		}
+	}
 	return u.end(ctx, o)
+}
+
+// salvage keeps the files of a unit that did not succeed, as far as they are there: what
+// it wrote before is often what tells why. They are shown with the attempt, and are no
+// results of the step.
+func (u *unit) salvage(ctx context.Context) error {
+	vars := u.a.Returned.Clone()
+	masked, err := u.files(ctx, &vars, false)
+	if err != nil {
+		return err
+	}
+	if len(masked) > 0 {
+		u.records = append(u.records, maskedRecord(u.a, masked, u.e.now()))
+	}
+	u.a.Returned = vars
+	return nil
 }
 
 // lost judges an attempt whose unit's end nobody will know. What the unit had
@@ -132,8 +157,8 @@ func (u *unit) awaitCallback(ctx context.Context) (*waybill.Callback, error) {
 // output file, then its callback, then declared files. A later value wins.
 func (u *unit) returned(ctx context.Context, cb *waybill.Callback) error {
 	vars := u.a.Returned.Clone()
-	files := u.e.unitFiles(u.a.Unit)
-	switch f, err := os.Open(files.output); {
+	files := u.e.homeOf(u.run, u.a.Unit)
+	switch f, err := openPlain(filepath.Dir(files.output), filepath.Base(files.output)); {
 	case errors.Is(err, os.ErrNotExist):
 	case err != nil:
 		return err
@@ -155,24 +180,10 @@ func (u *unit) returned(ctx context.Context, cb *waybill.Callback) error {
 			return err
 		}
 	}
-	for _, o := range u.step.Outputs {
-		if o.File == "" {
-			continue
-		}
-		ref, masks, err := u.file(ctx, files.work, o.File)
-		if masks > 0 {
-			masked = append(masked, o.Name)
-		}
-		if errors.Is(err, os.ErrNotExist) {
-			if o.Optional {
-				continue
-			}
-			return waybill.E(waybill.KindInvalid, "output %s: there is no file %s", o.Name, o.File)
-		}
-		if err != nil {
-			return err
-		}
-		vars.Set(o.Name, waybill.FileValue(ref))
+	hidden, err := u.files(ctx, &vars, true)
+	masked = append(masked, hidden...)
+	if err != nil {
+		return err
 	}
 	if len(masked) > 0 {
 		u.records = append(u.records, maskedRecord(u.a, masked, u.e.now()))
@@ -190,22 +201,57 @@ func (u *unit) returned(ctx context.Context, cb *waybill.Callback) error {
 	return nil
 }
 
-// file stores a file of the unit's folder, with the secrets of its step masked, and
-// returns how often that was needed. Links that lead out of the folder are not followed.
-func (u *unit) file(ctx context.Context, dir, name string) (waybill.FileRef, int, error) {
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return waybill.FileRef{}, 0, err
+// files stores the files that the step declares as outputs, and returns the names of
+// those in which secrets were masked. Without all, those that are there are stored and
+// what is wrong with others is let pass.
+func (u *unit) files(ctx context.Context, vars *waybill.Vars, all bool) (masked []string, err error) {
+	for _, o := range u.step.Outputs {
+		if o.File == "" {
+			continue
+		}
+		ref, masks, err := u.file(ctx, o.File)
+		if masks > 0 {
+			masked = append(masked, o.Name)
+		}
+		switch {
+		case err == nil:
+			vars.Set(o.Name, waybill.FileValue(ref))
+		case ctx.Err() != nil || waybill.IsKind(err, waybill.KindUnavailable):
+			return masked, err
+		case !all, errors.Is(err, os.ErrNotExist) && o.Optional:
+		case errors.Is(err, os.ErrNotExist):
+			return masked, waybill.E(waybill.KindInvalid, "output %s: there is no file %s", o.Name, o.File)
+		default:
+			return masked, fmt.Errorf("output %s: %w", o.Name, err)
+		}
 	}
-	defer root.Close()
-	f, err := root.Open(filepath.Clean(name))
+	return masked, nil
+}
+
+// open opens a file that the unit wrote: below its working directory, or anywhere in the
+// file system of a container.
+func (u *unit) open(ctx context.Context, name string) (io.ReadCloser, error) {
+	h := u.e.homeOf(u.run, u.a.Unit)
+	c, ok := u.run.(runner.Contained)
+	if !ok || !path.IsAbs(name) {
+		return openPlain(h.work, name)
+	}
+	if rest, ok := strings.CutPrefix(path.Clean(name), h.inside+"/"); ok {
+		return openPlain(h.dir, rest)
+	}
+	r, w := io.Pipe()
+	go func() { w.CloseWithError(c.CopyOut(ctx, u.h, path.Clean(name), w)) }()
+	return r, nil
+}
+
+// file stores a file that the unit wrote, with the secrets of its step masked, and
+// returns how often that was needed.
+func (u *unit) file(ctx context.Context, name string) (waybill.FileRef, int, error) {
+	f, err := u.open(ctx, name)
 	if err != nil {
 		return waybill.FileRef{}, 0, err
 	}
 	defer f.Close()
-	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
-		return waybill.FileRef{}, 0, waybill.E(waybill.KindInvalid, "output %s is not a regular file", name)
-	}
 	var from io.Reader = f
 	var masks func() int
 	if len(u.step.Secrets()) > 0 {

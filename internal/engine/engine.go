@@ -56,13 +56,15 @@ type Options struct {
 	Admit   func(ctx context.Context, topic string) error // nil admits everything
 	Logger  *slog.Logger
 
-	Node     string // id of this server, the same after a restart
-	Instance string // id of the store, in the labels of units
-	Secret   []byte // of this node; attempts' tokens are made with it
-	Dir      string // where units get their folders
-	Project  string // folder in which relative program paths are looked up; may be empty
-	BaseEnv  []string
-	URL      func() string // address by which units call back
+	Node     string   // id of this server, the same after a restart
+	Instance string   // id of the store, in the labels of units
+	Secret   []byte   // of this node; attempts' tokens are made with it
+	Dir      string   // where units get their folders
+	Project  string   // folder in which relative program paths are looked up; may be empty
+	BaseEnv  []string // what every unit's environment begins with
+	HostEnv  []string // what that of units begins with that see the files of this machine
+	// URL is the address by which units of a runner call back; empty when they have no way.
+	URL func(ctx context.Context, runner string) string
 	// Traceparent is what the unit of an attempt gets as TRACEPARENT (W3C Trace
 	// Context), for a run, what started it and the attempt's key; empty for none. Nil
 	// passes on what came with the event.

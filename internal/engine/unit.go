@@ -160,11 +160,14 @@ func (u *unit) pass(ctx context.Context) (*store.Commit, error) {
 				return nil, err
 			}
 		}
-		if u.a.Node != e.o.Node {
-			return u.foreign(ctx)
+	}
+	u.run = e.o.Runners[u.a.Runner]
+	if u.a.Node != "" && u.a.Node != e.o.Node {
+		if c, err := u.foreign(ctx); c != nil || err != nil {
+			return c, err
 		}
 	}
-	if u.run = e.o.Runners[u.a.Runner]; u.run == nil {
+	if u.run == nil {
 		return u.end(ctx, outcome{status: waybill.StatusFailed, reason: "no_runner", err: "this server has no runner " + u.a.Runner})
 	}
 	u.h = runner.Handle{Runner: u.a.Runner, Unit: u.a.Unit}
@@ -244,7 +247,8 @@ func (e *Engine) keep(attempt string) bool {
 }
 
 // foreign deals with an attempt that another node began: its unit is a thing of
-// that node, so it is left alone until the node must be dead.
+// that node, so it is left alone until the node must be dead. A unit that lives elsewhere
+// is taken over then: neither a commit nor an error.
 func (u *unit) foreign(ctx context.Context) (*store.Commit, error) {
 	e := u.e
 	row, err := e.o.Store.Get(ctx, "", tableNode, u.a.Node)
@@ -262,6 +266,12 @@ func (u *unit) foreign(ctx context.Context) (*store.Commit, error) {
 	if dead := n.At.Add(2 * lease); e.now().Before(dead) {
 		return nil, queue.Yield(min(time.Second, lease/4), "node %s still has its lease", u.a.Node)
 	}
+	if u.run != nil && runner.Elsewhere(u.run) {
+		former := u.a.Node
+		return nil, u.change(ctx, func(a *waybill.Attempt) { a.Node = e.o.Node }, record{"attempt.taken_over", map[string]any{
+			"attempt": u.key(), "from": former, "node": e.o.Node,
+		}, e.now()})
+	}
 	return u.lost(ctx, outcome{status: waybill.StatusLost, reason: "node_lost", err: "the server " + u.a.Node + " that ran it is gone"})
 }
 
@@ -275,43 +285,6 @@ func (u *unit) provision(ctx context.Context) error {
 		"attempt": u.key(), "step": u.a.Step, "node": u.e.o.Node, "unit": u.a.Unit,
 	}, now})
 	return u.write(ctx)
-}
-
-// start starts the unit. It returns a commit when the attempt ends with that.
-func (u *unit) start(ctx context.Context, spec runner.Spec) (*store.Commit, error) {
-	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
-		fault.At("unit.start")
-		h, err := u.run.Start(ctx, spec)
-		switch {
-		case err == nil:
-			fault.At("unit.started")
-			u.h = h
-			u.a.Handle, err = json.Marshal(h)
-			u.a.Phase, u.a.StartedAt = waybill.PhaseRunning, u.e.now()
-			u.a.Deadline = u.a.StartedAt.Add(u.step.Timeout)
-			u.records = append(u.records, record{"attempt.running", map[string]any{"attempt": u.key(), "step": u.a.Step}, u.a.StartedAt})
-			return nil, err
-		case ctx.Err() != nil:
-			return nil, err
-		case waybill.IsKind(err, waybill.KindLost):
-			return u.end(ctx, outcome{status: waybill.StatusLost, reason: "unit_lost", err: err.Error()})
-		case !waybill.IsKind(err, waybill.KindUnavailable) || u.e.now().After(spec.HardStop):
-			return u.end(ctx, outcome{status: waybill.StatusFailed, reason: runner.ReasonStartFailed, err: err.Error()})
-		}
-		u.e.log.Warn("unit not started, trying again", "unit", spec.Unit, "err", err)
-		select {
-		case <-time.After(wait):
-		case <-u.changed:
-			if err := u.reload(ctx); err != nil {
-				return nil, err
-			}
-			if u.a.Stop != "" {
-				return u.end(ctx, outcome{status: waybill.Status(u.a.Stop), err: "stopped before it started"})
-			}
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}
 }
 
 // outcome is how an attempt ends, before its outputs have their say.
@@ -564,33 +537,46 @@ func (u *unit) change(ctx context.Context, f func(*waybill.Attempt), records ...
 func (u *unit) own(ours *waybill.Attempt) {
 	u.a.Phase, u.a.Status, u.a.Node, u.a.TokenHash = ours.Phase, ours.Status, ours.Node, ours.TokenHash
 	u.a.Handle, u.a.StartedAt, u.a.Deadline, u.a.Cleanup = ours.Handle, ours.StartedAt, ours.Deadline, ours.Cleanup
+	u.a.Image = ours.Image
 }
 
 // prepare makes the unit's folder and says what to start.
 func (u *unit) prepare(ctx context.Context) (runner.Spec, error) {
 	e := u.e
-	files := e.unitFiles(u.a.Unit)
-	work := files.work
+	files := e.homeOf(u.run, u.a.Unit)
+	contained := files.inside != ""
 	event, err := json.Marshal(u.msg.Event)
 	if err != nil {
 		return runner.Spec{}, err
 	}
-	if err := e.spares.make(files, event); err != nil {
+	if contained {
+		err = files.make(event)
+	} else {
+		err = e.spares.make(files.unitFiles, event)
+	}
+	if err != nil {
 		return runner.Spec{}, err
 	}
 	log, err := e.o.Blobs.LogFile(u.a.Run, u.a.Unit)
 	if err != nil {
 		return runner.Spec{}, err
 	}
-	token, url := e.token(u.key()), e.o.URL()
-	callback := fmt.Sprintf("%s/api/v1/runs/%s/steps/%s/attempts/%d/callback", url, u.a.Run, u.a.Step, u.a.Number)
-	env := append([]string{}, e.o.BaseEnv...)
-	env = append(env, "HOME="+work, "PWD="+work, "TMPDIR="+work)
+	token, url := e.token(u.key()), e.address(ctx, u.run)
+	var env []string
+	if !contained { // a container has these from its image
+		env = append(env, e.o.HostEnv...)
+		env = append(env, "HOME="+files.work, "PWD="+files.work, "TMPDIR="+files.work)
+	}
+	env = append(env, e.o.BaseEnv...)
 	ours := []string{
 		"WAYBILL_RUN=" + u.a.Run, "WAYBILL_STEP=" + u.a.Step, fmt.Sprintf("WAYBILL_ATTEMPT=%d", u.a.Number),
-		"WAYBILL_EVENT=" + files.event, "WAYBILL_OUTPUT=" + files.output,
-		"WAYBILL_SERVER=" + url, "WAYBILL_CALLBACK=" + callback, "WAYBILL_TOKEN=" + token,
-		"___NextStageFunctionUrl=" + callback + "?token=" + token,
+		"WAYBILL_EVENT=" + files.path(files.event), "WAYBILL_OUTPUT=" + files.path(files.output), "WAYBILL_TOKEN=" + token,
+	}
+	if url != "" {
+		callback := fmt.Sprintf("%s/api/v1/runs/%s/steps/%s/attempts/%d/callback", url, u.a.Run, u.a.Step, u.a.Number)
+		ours = append(ours, "WAYBILL_SERVER="+url, "WAYBILL_CALLBACK="+callback, "___NextStageFunctionUrl="+callback+"?token="+token)
+	} else if u.step.Callback == pipeline.CallbackRequired {
+		return runner.Spec{}, errUnreachable(u.a.Runner)
 	}
 	if tp := e.o.Traceparent(u.a.Run, u.msg.Event, u.key()); tp != "" {
 		ours = append(ours, "TRACEPARENT="+tp)
@@ -600,7 +586,7 @@ func (u *unit) prepare(ctx context.Context) (runner.Spec, error) {
 		if err != nil {
 			return runner.Spec{}, err
 		}
-		ours = append(ours, "WAYBILL_OBJECT="+path)
+		ours = append(ours, "WAYBILL_OBJECT="+files.path(path))
 	}
 	for _, name := range u.msg.Vars.Names() {
 		v, _ := u.msg.Vars.Get(name)
@@ -609,6 +595,7 @@ func (u *unit) prepare(ctx context.Context) (runner.Spec, error) {
 			if text, err = e.localCopy(ctx, files.in, f); err != nil {
 				return runner.Spec{}, err
 			}
+			text = files.path(text)
 		}
 		if strings.ContainsRune(text, 0) {
 			return runner.Spec{}, waybill.E(waybill.KindInvalid, "variable %s holds a NUL character, which no environment can", name)
@@ -625,7 +612,7 @@ func (u *unit) prepare(ctx context.Context) (runner.Spec, error) {
 		}
 		ours = append(ours, fmt.Sprintf("WAYBILL_CELL=%d", c.Index), "WAYBILL_MATRIX="+string(values))
 	}
-	if err := u.inputs(ctx, work); err != nil {
+	if err := u.inputs(ctx, files.work); err != nil {
 		return runner.Spec{}, err
 	}
 	built, masks, err := u.resolve(ctx, pipeline.Built{Env: u.msg.Env, With: u.msg.With})
@@ -633,11 +620,11 @@ func (u *unit) prepare(ctx context.Context) (runner.Spec, error) {
 		return runner.Spec{}, err
 	}
 	args := append([]string{}, u.msg.Args...)
-	if len(args) > 0 {
+	if len(args) > 0 && !contained {
 		args[0] = e.program(args[0])
 	}
 	return runner.Spec{
-		Unit: u.a.Unit, Args: args, Env: environment(env, built.Env, ours), Dir: work, Log: log, With: built.With, LogCap: e.o.LogCap, Mask: masks,
+		Unit: u.a.Unit, Args: args, Env: environment(env, built.Env, ours), Dir: files.dir, Log: log, With: built.With, LogCap: e.o.LogCap, Mask: masks,
 		Meta: map[string]string{
 			"instance": e.o.Instance, "run": u.a.Run, "step": u.a.Step, "attempt": fmt.Sprint(u.a.Number), "pipeline": u.msg.Pipeline,
 		},
@@ -653,7 +640,7 @@ func (u *unit) hardStop(started time.Time) time.Time {
 
 // recovered is what is known of a unit that an earlier life of a server started.
 func (u *unit) recovered() (runner.Spec, error) {
-	s := runner.Spec{Unit: u.a.Unit, Dir: u.e.unitFiles(u.a.Unit).work, LogCap: u.e.o.LogCap, HardStop: u.hardStop(u.a.StartedAt)}
+	s := runner.Spec{Unit: u.a.Unit, Dir: u.e.homeOf(u.run, u.a.Unit).dir, LogCap: u.e.o.LogCap, HardStop: u.hardStop(u.a.StartedAt)}
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.secret == nil {

@@ -26,6 +26,10 @@ func (s *Server) admit(w http.ResponseWriter, r *http.Request, op operation, h h
 		s.fail(w, r, &waybill.Error{Kind: waybill.KindUnavailable, Msg: "the server is starting", RetryAfter: time.Second})
 		return
 	}
+	if unitsOnly(r) && op.unit == unitNone {
+		s.fail(w, r, waybill.E(waybill.KindNotFound, "there is nothing at %s for units", shorten(r.URL.Path, 200)))
+		return
+	}
 	if op.need != "" {
 		who, err := s.authenticate(r, op, v)
 		c.who = who
@@ -75,7 +79,7 @@ func (s *Server) authenticate(r *http.Request, op operation, v *Services) (waybi
 	if token == "" && op.id == "completeAttempt" {
 		token = r.URL.Query().Get("token") // the classic callback URL
 	}
-	if token == "" && s.opt.Loopback && op.unit != unitOwn && !forwarded(r) {
+	if token == "" && s.opt.Loopback && op.unit != unitOwn && !forwarded(r) && !unitsOnly(r) {
 		return waybill.Principal{Name: "local", Tenant: defaultTenant, Role: waybill.RoleAdmin}, nil
 	}
 	source := remote(r)
@@ -90,6 +94,8 @@ func (s *Server) authenticate(r *http.Request, op operation, v *Services) (waybi
 	}
 	var who waybill.Principal
 	switch {
+	case unitsOnly(r):
+		who, err = v.Callbacks.Authenticate(r.Context(), token)
 	case strings.HasPrefix(token, "wbt_"):
 		who, err = v.Tokens.AuthenticateToken(r.Context(), token)
 	case signed(token) && v.Identities != nil:

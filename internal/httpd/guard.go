@@ -78,7 +78,7 @@ func (s *Server) admissible(r *http.Request, cross *http.CrossOriginProtection) 
 	if r.Method == http.MethodTrace || r.Method == http.MethodConnect {
 		return &statusError{http.StatusMethodNotAllowed, waybill.E(waybill.KindUnsupported, "method %s is not served", r.Method)}
 	}
-	if !s.hostAllowed(r.Host) {
+	if !unitsOnly(r) && !s.hostAllowed(r.Host) {
 		// A page of another site may have let its name point at this address.
 		return &statusError{http.StatusMisdirectedRequest,
 			waybill.E(waybill.KindForbidden, "the server does not answer to the name %q", shorten(r.Host, 100)).

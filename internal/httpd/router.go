@@ -40,6 +40,9 @@ var operations = map[string]operation{
 	"GET /health":  {id: "getHealth", early: true},
 	"GET /version": {id: "getVersion", early: true},
 
+	"GET /healthz": {id: "getHealthz", early: true},
+	"GET /readyz":  {id: "getReadyz", early: true},
+
 	"GET /metrics": {id: "getMetrics", need: waybill.RoleViewer},
 
 	"GET /api/v1/stats/runs": {id: "getRunStats", need: waybill.RoleViewer},
@@ -97,6 +100,10 @@ var operations = map[string]operation{
 	"GET /api/v1/deliveries/partitions": {id: "listDeliveryPartitions", need: waybill.RoleViewer},
 	"GET /api/v1/deployments":           {id: "listDeployments", need: waybill.RoleViewer},
 	"GET /api/v1/deployments/{id}":      {id: "getDeployment", need: waybill.RoleViewer},
+
+	"GET /spektate/api/deployments": {id: "listSpektateDeployments", need: waybill.RoleViewer},
+	"GET /spektate/api/health":      {id: "getSpektateHealth", need: waybill.RoleViewer},
+	"GET /spektate/api/version":     {id: "getSpektateVersion", early: true},
 
 	"GET /api/v1/queues":                  {id: "listQueues", need: waybill.RoleViewer},
 	"GET /api/v1/queues/{topic}/messages": {id: "listMessages", need: waybill.RoleViewer},
@@ -156,8 +163,15 @@ func (s *Server) routes() http.Handler {
 			s.fail(w, r, parameterError(err))
 		},
 	})
-	m.mux.HandleFunc("GET /{$}", s.page)
-	m.mux.HandleFunc("GET /api/v1/openapi.yaml", s.contract)
+	for pattern, h := range map[string]http.HandlerFunc{"GET /{$}": s.page, "GET /api/v1/openapi.yaml": s.contract} {
+		m.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			if unitsOnly(r) {
+				s.fail(w, r, waybill.E(waybill.KindNotFound, "there is nothing here for units"))
+				return
+			}
+			h(w, r)
+		})
+	}
 	m.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { s.noRoute(m.mux, w, r) })
 	return m
 }

@@ -42,7 +42,10 @@ type Services struct {
 	Watches       waybill.Watches
 	Sources       waybill.Sources
 	Deliveries    waybill.Deliveries
-	Schemas       func(kind string) ([]byte, error) // JSON Schema of a kind of file; KindNotFound
+	// DeliveryChecks looks at what deliveries need, and tells settings that may be known:
+	// one error for each check that failed. Nil checks nothing more than Deliveries.
+	DeliveryChecks func(context.Context) (failed []error, variables map[string]string)
+	Schemas        func(kind string) ([]byte, error) // JSON Schema of a kind of file; KindNotFound
 }
 
 // Limits bound what one request may cost. The zero value of a field means its
@@ -143,6 +146,20 @@ func New(o Options) *Server {
 // Handler returns the handler for all requests.
 func (s *Server) Handler() http.Handler { return s.handler }
 
+// UnitsHandler returns the handler for a listener that units call: it serves what the
+// token of an attempt opens, to such tokens, and nothing else to anybody. It answers to any
+// name, as units are given an address that only they know.
+func (s *Server) UnitsHandler() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.handler.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), unitsKey{}, true)))
+	})
+}
+
+type unitsKey struct{}
+
+// unitsOnly reports whether a request came to the listener for units.
+func unitsOnly(r *http.Request) bool { return r.Context().Value(unitsKey{}) != nil }
+
 // SetReady hands over the services and opens the server for work. It is called
 // once.
 func (s *Server) SetReady(v Services) { s.services.Store(&v) }
@@ -165,15 +182,21 @@ func (s *Server) draining() bool {
 // arrive soon and idle connections end, but bodies and streams may take long as
 // long as they move. Its Shutdown drains.
 func (s *Server) HTTP() *http.Server {
-	h := &http.Server{
-		Handler:           s.handler,
+	h := s.UnitsHTTP()
+	h.Handler = s.handler
+	h.RegisterOnShutdown(s.Drain)
+	return h
+}
+
+// UnitsHTTP returns a server for UnitsHandler, with the same limits.
+func (s *Server) UnitsHTTP() *http.Server {
+	return &http.Server{
+		Handler:           s.UnitsHandler(),
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
-	h.RegisterOnShutdown(s.Drain)
-	return h
 }
 
 // health is the state that /health shows.

@@ -2,6 +2,7 @@ package metrics
 
 import (
 	"context"
+	"io"
 	"time"
 
 	"github.com/waybill-run/waybill/internal/runner"
@@ -18,8 +19,34 @@ func (m *Metrics) Runner(r runner.Runner) runner.Runner {
 	m.unitErrors.WithLabelValues(r.Name(), "start")
 	m.unitErrors.WithLabelValues(r.Name(), "remove")
 	m.unitErrors.WithLabelValues(r.Name(), "stop")
+	if _, ok := r.(runner.Contained); ok {
+		m.unitErrors.WithLabelValues(r.Name(), "archive")
+	}
 	m.orphans.WithLabelValues(r.Name())
-	return &timed{r, m}
+	t := &timed{r, m}
+	if c, ok := r.(runner.Contained); ok {
+		return &timedContained{t, c}
+	}
+	return t
+}
+
+// timedContained is a timed runner of containers.
+type timedContained struct {
+	*timed
+	c runner.Contained
+}
+
+func (r *timedContained) Home() string        { return r.c.Home() }
+func (r *timedContained) Reach() runner.Reach { return r.c.Reach() }
+
+func (r *timedContained) CopyOut(ctx context.Context, h runner.Handle, path string, w io.Writer) error {
+	return r.c.CopyOut(ctx, h, path, w)
+}
+
+func (r *timedContained) Archive(ctx context.Context, h runner.Handle, s runner.Spec) error {
+	err := r.c.Archive(ctx, h, s)
+	r.done(ctx, "archive", err)
+	return err
 }
 
 // Unwrap returns the runner behind it.

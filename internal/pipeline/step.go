@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 
@@ -145,12 +146,12 @@ func (d *definition) readOutputs(s *Step, what string, n *node) {
 			continue
 		}
 		o := Output{Name: f.key}
-		d.readOutput(what+"."+f.key, f.val, &o)
+		d.readOutput(s, what+"."+f.key, f.val, &o)
 		s.Outputs = append(s.Outputs, o)
 	}
 }
 
-func (d *definition) readOutput(what string, n *node, o *Output) {
+func (d *definition) readOutput(step *Step, what string, n *node, o *Output) {
 	if n.kind == kindString {
 		if o.Type = d.valueType(what, n, valueTypes); o.Type == waybill.TypeFile {
 			d.add(n.at, "write {file: path/in/the/step/folder}", "%s: a file output names its file", what)
@@ -181,7 +182,11 @@ func (d *definition) readOutput(what string, n *node, o *Output) {
 		}
 		o.Type = waybill.TypeFile
 		if s, ok := d.str(what+".file", file); ok {
-			if why := cleanPath(s); why != "" {
+			why := cleanPath(s)
+			if path.IsAbs(s) && s == path.Clean(s) && slices.Contains(d.opts.Images, step.Runner) {
+				why = "" // of a container's own file system
+			}
+			if why != "" {
 				d.add(file.at, "", "%s.file: %s, found %s", what, why, clip(s))
 			}
 			o.File = s

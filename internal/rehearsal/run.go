@@ -174,7 +174,7 @@ func (w World) run(ctx context.Context, c *Case, r *Result) (err error) {
 	e := engine.New(engine.Options{
 		Store: st, Blobs: blobs, Plans: plans{plan}, Runners: runners, Secrets: secrets(c.Secrets), Logger: w.Logger,
 		Node: "test", Instance: "test", Secret: []byte("of a rehearsal, which nobody can reach"), Dir: filepath.Join(dir, "units"),
-		URL: func() string { return "http://waybill.invalid" }, StopGrace: time.Second,
+		URL: func(context.Context, string) string { return "http://waybill.invalid" }, StopGrace: time.Second,
 	})
 	if w.Objects != nil {
 		e.UseObjects(w.Objects(st, blobs))

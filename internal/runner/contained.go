@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"time"
 )
 
@@ -50,6 +51,14 @@ const (
 	ReachBridge              // from the container network of this machine: the callback listener
 	ReachPublic              // from elsewhere: the server's public URL
 )
+
+// Bridged is implemented by Contained runners whose Reach is ReachBridge.
+type Bridged interface {
+	// Gateway is the address of this machine in the network of the runner's containers, the
+	// same for as long as the network is there, which is made if need be. KindUnavailable
+	// when that cannot be said now. It is called before every Start and shall be quick.
+	Gateway(ctx context.Context) (netip.Addr, error)
+}
 
 // Elsewhere reports whether the units of a runner live on a platform that all servers
 // reach alike, so that any of them can take up and remove what another one started.

@@ -62,7 +62,7 @@ func TestFB31(t *testing.T) {
 				w.admin = queue.NewAdmin(st, 0)
 				w.engine = engine.New(engine.Options{
 					Store: st, Blobs: blobs, Plans: w.project, Runners: map[string]runner.Runner{"sim": simulated}, Admit: w.admin.Admit,
-					Node: "one", Instance: "test", Secret: []byte("0123456789abcdef0123456789abcdef"), Dir: t.TempDir(), URL: func() string { return "http://127.0.0.1:1" }, Units: 8,
+					Node: "one", Instance: "test", Secret: []byte("0123456789abcdef0123456789abcdef"), Dir: t.TempDir(), URL: func(context.Context, string) string { return "http://127.0.0.1:1" }, Units: 8,
 				})
 				if err := w.engine.Start(t.Context()); err != nil {
 					t.Fatal(err)

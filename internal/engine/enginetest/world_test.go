@@ -160,7 +160,7 @@ func (n *node) boot(fresh bool) {
 			Runners: map[string]runner.Runner{sim.Name: &faultyRunner{n.sim, l, w, n.name}},
 			Logger:  slog.New(slog.NewTextHandler(w.log, &slog.HandlerOptions{Level: slog.LevelWarn})).With("node", n.name),
 			Node:    n.name, Instance: "model", Secret: []byte("secret of " + n.name), Dir: n.dir,
-			URL:   func() string { return "http://waybill.test" },
+			URL:   func(context.Context, string) string { return "http://waybill.test" },
 			Units: 6, Runs: 8, Lease: lease, OrphanSweep: sweep, OrphanGrace: sweep, StopGrace: time.Second, CallGrace: 3 * time.Second, Shared: len(w.nodes) > 1 || w.seed%3 == 2,
 		})
 		if err := os.MkdirAll(n.dir, 0o755); err != nil {

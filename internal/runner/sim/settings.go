@@ -20,6 +20,8 @@ type Settings struct {
 
 	FailFirst   int      `json:"fail_first" doc:"so many units fail before one does as the rest says"`
 	StartError  int      `json:"start_error" doc:"so many starts are refused as unavailable"`
+	PullErrors  int      `json:"pull_errors" doc:"so many starts fail because an image cannot be had"`
+	PullReason  string   `json:"pull_reason" doc:"why it cannot" enum:"pull_network,pull_quota,pull_auth,pull_not_found" default:"pull_network"`
 	LoseAnswer  int      `json:"lose_answer" doc:"so many starts work but answer that they did not"`
 	SlowStart   Duration `json:"slow_start" doc:"so long after the unit runs, its start is answered"`
 	RemoveError int      `json:"remove_error" doc:"so many removals are refused as unavailable"`

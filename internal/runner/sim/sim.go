@@ -54,7 +54,7 @@ type Runner struct {
 
 // faults counts what was misdone for one key, which is a step as a rule.
 type faults struct {
-	failed, refused, unanswered int
+	failed, refused, unpulled, unanswered int
 }
 
 var _ runner.Runner = (*Runner)(nil)
@@ -133,6 +133,14 @@ func (r *Runner) begin(h runner.Handle, s runner.Spec, set Settings) (runner.Han
 	if f.refused < set.StartError {
 		f.refused++
 		return h, waybill.E(waybill.KindUnavailable, "refused on demand, %d of %d", f.refused, set.StartError).WithOp("start", s.Unit)
+	}
+	if f.unpulled < set.PullErrors {
+		f.unpulled++
+		reason := set.PullReason
+		if reason == "" {
+			reason = runner.ReasonPullNetwork
+		}
+		return h, &runner.PullError{Image: "sim", Reason: reason, Err: waybill.E(waybill.KindUnavailable, "not to be had on demand, %d of %d", f.unpulled, set.PullErrors)}
 	}
 	fail := f.failed < set.FailFirst
 	if fail {
