@@ -76,7 +76,10 @@ func testStartAfterEnd(t *testing.T, s *suite) {
 
 func testBadProgram(t *testing.T, s *suite) {
 	sp := s.bare(t)
-	sp.Args, sp.With = s.h.BadProgram, s.h.BadProgramWith
+	sp.Args = s.h.BadProgram
+	if s.h.BadProgramWith != nil {
+		sp.With = s.h.BadProgramWith
+	}
 	h := s.start(t, sp)
 	e := s.wait(t, h)
 	if e.Reason != runner.ReasonStartFailed || e.OK() {

@@ -84,7 +84,7 @@ func testMasksRestart(t *testing.T, s *suite) {
 	s.eventually(t, "the beginning is in the log", s.printed(sp, "first "))
 	s.r = s.h.Restart(t)
 	s.recover(t, h, sp)
-	if err := os.WriteFile(filepath.Join(sp.Dir, "go"), nil, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(s.work(sp), "go"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if e := s.wait(t, h); !e.OK() {

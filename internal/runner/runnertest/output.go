@@ -151,7 +151,7 @@ func testTreeStop(t *testing.T, s *suite) {
 		t.Fatalf("stop: %v", err)
 	}
 	s.wait(t, h)
-	s.silent(t, sp.Dir)
+	s.silent(t, s.work(sp))
 }
 
 func testTreeExit(t *testing.T, s *suite) {
@@ -159,7 +159,7 @@ func testTreeExit(t *testing.T, s *suite) {
 	if e := s.run(t, sp); e.Code != 6 {
 		t.Errorf("exit = %+v, want the code of the main process", e)
 	}
-	s.silent(t, sp.Dir)
+	s.silent(t, s.work(sp))
 }
 
 func testPipeHeld(t *testing.T, s *suite) {
@@ -210,11 +210,11 @@ func testWorkingDirectory(t *testing.T, s *suite) {
 	if e := s.run(t, sp); !e.OK() {
 		t.Fatalf("exit = %+v, log %q", e, readLog(t, sp))
 	}
-	if got, err := os.ReadFile(filepath.Join(sp.Dir, "here")); string(got) != "made\n" {
+	if got, err := os.ReadFile(filepath.Join(s.work(sp), "here")); string(got) != "made\n" {
 		t.Errorf("file made in the working directory: %q, %v", got, err)
 	}
 	// A program with a slash is looked up there too.
-	if err := os.WriteFile(filepath.Join(sp.Dir, "tool.sh"), []byte("#!/bin/sh\necho tool\n"), 0o700); err != nil {
+	if err := os.WriteFile(filepath.Join(s.work(sp), "tool.sh"), []byte("#!/bin/sh\necho tool\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	rel := s.bare(t)

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/waybill-run/waybill/internal/runner"
+	"github.com/waybill-run/waybill/internal/runner/container"
 )
 
 // Program is the behaviour of a unit. The fields act in their order: it prints,
@@ -72,6 +73,8 @@ type Harness struct {
 	Runner runner.Runner
 	// Program turns a program into Spec.Args and Spec.With.
 	Program func(Program) (args []string, with json.RawMessage)
+	// Contained is what a runner of containers is tested with besides; nil for others.
+	Contained *Contained
 	// Restart stands for the death of the server: it abandons Runner and returns
 	// another one, closed by the suite, that knows what survived. Nil when units end
 	// with the server.
@@ -119,11 +122,7 @@ func Run(t *testing.T, o Options) {
 	if o.MemoryGrowth == 0 {
 		o.MemoryGrowth = 32 << 20
 	}
-	cases := []struct {
-		name string
-		fn   func(*testing.T, *suite)
-		need func(Options, Harness) string
-	}{
+	cases := []testCase{
 		{"StartIsIdempotent", testStartIdempotent, nil},
 		{"StartConcurrently", testStartConcurrently, nil},
 		{"StartAfterEnd", testStartAfterEnd, nil},
@@ -166,7 +165,7 @@ func Run(t *testing.T, o Options) {
 		{"NoShellExpansion", testNoShell, needShell},
 	}
 	t.Run("Contract", func(t *testing.T) {
-		for _, c := range cases {
+		for _, c := range append(cases, containedCases...) {
 			t.Run(c.name, func(t *testing.T) {
 				t.Parallel()
 				s := newSuite(t, o)
@@ -184,6 +183,12 @@ func Run(t *testing.T, o Options) {
 		t.Run("LongLine", func(t *testing.T) { testLongLine(t, newSuite(t, o)) })
 	}
 	t.Run("NoGoroutineLeft", func(t *testing.T) { testNoGoroutineLeft(t, o) })
+}
+
+type testCase struct {
+	name string
+	fn   func(*testing.T, *suite)
+	need func(Options, Harness) string // why it is left out
 }
 
 func needShell(o Options, _ Harness) string {
@@ -274,6 +279,14 @@ func (s *suite) sh(t *testing.T, script string) runner.Spec {
 	return sp
 }
 
+// work is the working directory of a unit on this machine.
+func (s *suite) work(sp runner.Spec) string {
+	if s.h.Contained != nil {
+		return filepath.Join(sp.Dir, container.Work)
+	}
+	return sp.Dir
+}
+
 func (s *suite) bare(t *testing.T) runner.Spec {
 	t.Helper()
 	unit := fmt.Sprintf("u-%d", s.n.Add(1))
@@ -281,11 +294,16 @@ func (s *suite) bare(t *testing.T) runner.Spec {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	return runner.Spec{
+	sp := runner.Spec{
 		Unit: unit, Dir: dir, Log: filepath.Join(s.dir, unit+".log"),
 		Env:  []string{"PATH=/usr/local/bin:/usr/bin:/bin"},
 		Meta: map[string]string{"run": "r1", "step": unit, "attempt": "1"},
 	}
+	if s.h.Contained != nil {
+		makeHome(t, dir)
+		sp.With = s.h.Contained.with(t, nil)
+	}
+	return sp
 }
 
 func (s *suite) start(t *testing.T, sp runner.Spec) runner.Handle {
