@@ -90,6 +90,36 @@ func (e PipelineOrigin) Valid() bool {
 	}
 }
 
+// Defines values for SpektateDeploymentStatus.
+const (
+	SpektateDeploymentStatusCanceled   SpektateDeploymentStatus = "canceled"
+	SpektateDeploymentStatusComplete   SpektateDeploymentStatus = "Complete"
+	SpektateDeploymentStatusFailed     SpektateDeploymentStatus = "failed"
+	SpektateDeploymentStatusInProgress SpektateDeploymentStatus = "In Progress"
+	SpektateDeploymentStatusIncomplete SpektateDeploymentStatus = "Incomplete"
+	SpektateDeploymentStatusWaiting    SpektateDeploymentStatus = "Waiting"
+)
+
+// Valid indicates whether the value is a known member of the SpektateDeploymentStatus enum.
+func (e SpektateDeploymentStatus) Valid() bool {
+	switch e {
+	case SpektateDeploymentStatusCanceled:
+		return true
+	case SpektateDeploymentStatusComplete:
+		return true
+	case SpektateDeploymentStatusFailed:
+		return true
+	case SpektateDeploymentStatusInProgress:
+		return true
+	case SpektateDeploymentStatusIncomplete:
+		return true
+	case SpektateDeploymentStatusWaiting:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for WhoamiRole.
 const (
 	WhoamiRoleAdmin    WhoamiRole = "admin"
@@ -694,6 +724,11 @@ type PipelineList struct {
 // PlannedStep defines model for PlannedStep.
 type PlannedStep = waybill.PlannedStep
 
+// Probe defines model for Probe.
+type Probe struct {
+	Status string `json:"status"`
+}
+
 // Problem A problem document (RFC 9457).
 type Problem struct {
 	// Detail What failed and why, for people.
@@ -1013,6 +1048,107 @@ type SourceProblem struct {
 
 	// Warning It is allowed and probably not meant.
 	Warning bool `json:"warning,omitempty,omitzero"`
+}
+
+// SpektateDeployment defines model for SpektateDeployment.
+type SpektateDeployment struct {
+	Author       SpektatePerson `json:"author,omitempty,omitzero"`
+	CommitID     string         `json:"commitId,omitempty,omitzero"`
+	DeploymentID string         `json:"deploymentId"`
+
+	// DockerToHldRelease A run of a stage in the words of Azure DevOps.
+	DockerToHldRelease SpektateRun `json:"dockerToHldRelease,omitempty,omitzero"`
+
+	// DockerToHldReleaseStage A run of a stage in the words of Azure DevOps.
+	DockerToHldReleaseStage SpektateRun `json:"dockerToHldReleaseStage,omitempty,omitzero"`
+
+	// Duration Minutes with two decimals.
+	Duration    string    `json:"duration"`
+	EndTime     time.Time `json:"endTime"`
+	Environment string    `json:"environment,omitempty,omitzero"`
+	HldCommitID string    `json:"hldCommitId,omitempty,omitzero"`
+	HldRepo     string    `json:"hldRepo,omitempty,omitzero"`
+
+	// HldToManifestBuild A run of a stage in the words of Azure DevOps.
+	HldToManifestBuild SpektateRun `json:"hldToManifestBuild,omitempty,omitzero"`
+	ImageTag           string      `json:"imageTag,omitempty,omitzero"`
+	ManifestCommitID   string      `json:"manifestCommitId,omitempty,omitzero"`
+	ManifestRepo       string      `json:"manifestRepo,omitempty,omitzero"`
+	Pr                 string      `json:"pr,omitempty,omitzero"`
+	PullRequest        struct {
+		Description string `json:"description,omitempty,omitzero"`
+
+		// ID A number where it is one.
+		ID           interface{}    `json:"id"`
+		MergedBy     SpektatePerson `json:"mergedBy,omitempty,omitzero"`
+		SourceBranch string         `json:"sourceBranch,omitempty,omitzero"`
+		TargetBranch string         `json:"targetBranch,omitempty,omitzero"`
+		Title        string         `json:"title,omitempty,omitzero"`
+		URL          string         `json:"url,omitempty,omitzero"`
+	} `json:"pullRequest,omitempty,omitzero"`
+	Service    string `json:"service,omitempty,omitzero"`
+	SourceRepo string `json:"sourceRepo,omitempty,omitzero"`
+
+	// SrcToDockerBuild A run of a stage in the words of Azure DevOps.
+	SrcToDockerBuild SpektateRun              `json:"srcToDockerBuild,omitempty,omitzero"`
+	Status           SpektateDeploymentStatus `json:"status"`
+	TimeStamp        time.Time                `json:"timeStamp"`
+}
+
+// SpektateDeploymentStatus defines model for SpektateDeployment.Status.
+type SpektateDeploymentStatus string
+
+// SpektateDeployments defines model for SpektateDeployments.
+type SpektateDeployments struct {
+	// ClusterSync What clusters are at; left out when no cluster was told of.
+	ClusterSync struct {
+		ReleasesURL string `json:"releasesURL,omitempty,omitzero"`
+		Tags        []struct {
+			Commit  string    `json:"commit"`
+			Date    time.Time `json:"date"`
+			Message string    `json:"message,omitempty,omitzero"`
+			Name    string    `json:"name"`
+			Tagger  string    `json:"tagger"`
+		} `json:"tags"`
+	} `json:"clusterSync,omitempty,omitzero"`
+	Deployments []SpektateDeployment `json:"deployments"`
+}
+
+// SpektateHealth defines model for SpektateHealth.
+type SpektateHealth struct {
+	Errors []struct {
+		Code    string `json:"code,omitempty,omitzero"`
+		Message string `json:"message"`
+	} `json:"errors"`
+	Variables map[string]string `json:"variables"`
+}
+
+// SpektatePerson defines model for SpektatePerson.
+type SpektatePerson struct {
+	ImageURL string `json:"imageUrl,omitempty,omitzero"`
+	Name     string `json:"name"`
+	URL      string `json:"url,omitempty,omitzero"`
+	Username string `json:"username,omitempty,omitzero"`
+}
+
+// SpektateRun A run of a stage in the words of Azure DevOps.
+type SpektateRun struct {
+	URL         string    `json:"URL,omitempty,omitzero"`
+	BuildNumber string    `json:"buildNumber,omitempty,omitzero"`
+	FinishTime  time.Time `json:"finishTime,omitempty,omitzero"`
+
+	// ID A number where it is one.
+	ID               interface{} `json:"id"`
+	ImageVersion     string      `json:"imageVersion,omitempty,omitzero"`
+	LastUpdateTime   time.Time   `json:"lastUpdateTime,omitempty,omitzero"`
+	QueueTime        time.Time   `json:"queueTime,omitempty,omitzero"`
+	ReleaseName      string      `json:"releaseName,omitempty,omitzero"`
+	Result           string      `json:"result,omitempty,omitzero"`
+	SourceBranch     string      `json:"sourceBranch,omitempty,omitzero"`
+	SourceVersion    string      `json:"sourceVersion,omitempty,omitzero"`
+	SourceVersionURL string      `json:"sourceVersionURL,omitempty,omitzero"`
+	StartTime        time.Time   `json:"startTime,omitempty,omitzero"`
+	Status           string      `json:"status,omitempty,omitzero"`
 }
 
 // StageRun defines model for StageRun.
@@ -1528,6 +1664,22 @@ type GetRunStatsParams struct {
 type CreateTokenParams struct {
 	// IdempotencyKey Any text that is unique to what is asked for. It is remembered for at least a day.
 	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty,omitzero"`
+}
+
+// ListSpektateDeploymentsParams defines parameters for ListSpektateDeployments.
+type ListSpektateDeploymentsParams struct {
+	// Partition The project whose deliveries are meant; default when left out.
+	Partition Partition `form:"partition,omitempty" json:"partition,omitempty,omitzero"`
+	Ring      string    `form:"ring,omitempty" json:"ring,omitempty,omitzero"`
+
+	// Service Service, with or without its owner.
+	Service string `form:"service,omitempty" json:"service,omitempty,omitzero"`
+
+	// Limit The most deployments in the answer.
+	Limit int `form:"limit,omitempty" json:"limit,omitempty,omitzero"`
+
+	// IfNoneMatch The ETag of an answer that is known already.
+	IfNoneMatch IfNoneMatch `json:"If-None-Match,omitempty,omitzero"`
 }
 
 // CreateBackupTextRequestBody defines body for CreateBackup for text/plain ContentType.

@@ -96,6 +96,36 @@ func (e PipelineOrigin) Valid() bool {
 	}
 }
 
+// Defines values for SpektateDeploymentStatus.
+const (
+	SpektateDeploymentStatusCanceled   SpektateDeploymentStatus = "canceled"
+	SpektateDeploymentStatusComplete   SpektateDeploymentStatus = "Complete"
+	SpektateDeploymentStatusFailed     SpektateDeploymentStatus = "failed"
+	SpektateDeploymentStatusInProgress SpektateDeploymentStatus = "In Progress"
+	SpektateDeploymentStatusIncomplete SpektateDeploymentStatus = "Incomplete"
+	SpektateDeploymentStatusWaiting    SpektateDeploymentStatus = "Waiting"
+)
+
+// Valid indicates whether the value is a known member of the SpektateDeploymentStatus enum.
+func (e SpektateDeploymentStatus) Valid() bool {
+	switch e {
+	case SpektateDeploymentStatusCanceled:
+		return true
+	case SpektateDeploymentStatusComplete:
+		return true
+	case SpektateDeploymentStatusFailed:
+		return true
+	case SpektateDeploymentStatusInProgress:
+		return true
+	case SpektateDeploymentStatusIncomplete:
+		return true
+	case SpektateDeploymentStatusWaiting:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for WhoamiRole.
 const (
 	WhoamiRoleAdmin    WhoamiRole = "admin"
@@ -700,6 +730,11 @@ type PipelineList struct {
 // PlannedStep defines model for PlannedStep.
 type PlannedStep = waybill.PlannedStep
 
+// Probe defines model for Probe.
+type Probe struct {
+	Status string `json:"status"`
+}
+
 // Problem A problem document (RFC 9457).
 type Problem struct {
 	// Detail What failed and why, for people.
@@ -1019,6 +1054,107 @@ type SourceProblem struct {
 
 	// Warning It is allowed and probably not meant.
 	Warning bool `json:"warning,omitempty,omitzero"`
+}
+
+// SpektateDeployment defines model for SpektateDeployment.
+type SpektateDeployment struct {
+	Author       SpektatePerson `json:"author,omitempty,omitzero"`
+	CommitID     string         `json:"commitId,omitempty,omitzero"`
+	DeploymentID string         `json:"deploymentId"`
+
+	// DockerToHldRelease A run of a stage in the words of Azure DevOps.
+	DockerToHldRelease SpektateRun `json:"dockerToHldRelease,omitempty,omitzero"`
+
+	// DockerToHldReleaseStage A run of a stage in the words of Azure DevOps.
+	DockerToHldReleaseStage SpektateRun `json:"dockerToHldReleaseStage,omitempty,omitzero"`
+
+	// Duration Minutes with two decimals.
+	Duration    string    `json:"duration"`
+	EndTime     time.Time `json:"endTime"`
+	Environment string    `json:"environment,omitempty,omitzero"`
+	HldCommitID string    `json:"hldCommitId,omitempty,omitzero"`
+	HldRepo     string    `json:"hldRepo,omitempty,omitzero"`
+
+	// HldToManifestBuild A run of a stage in the words of Azure DevOps.
+	HldToManifestBuild SpektateRun `json:"hldToManifestBuild,omitempty,omitzero"`
+	ImageTag           string      `json:"imageTag,omitempty,omitzero"`
+	ManifestCommitID   string      `json:"manifestCommitId,omitempty,omitzero"`
+	ManifestRepo       string      `json:"manifestRepo,omitempty,omitzero"`
+	Pr                 string      `json:"pr,omitempty,omitzero"`
+	PullRequest        struct {
+		Description string `json:"description,omitempty,omitzero"`
+
+		// ID A number where it is one.
+		ID           interface{}    `json:"id"`
+		MergedBy     SpektatePerson `json:"mergedBy,omitempty,omitzero"`
+		SourceBranch string         `json:"sourceBranch,omitempty,omitzero"`
+		TargetBranch string         `json:"targetBranch,omitempty,omitzero"`
+		Title        string         `json:"title,omitempty,omitzero"`
+		URL          string         `json:"url,omitempty,omitzero"`
+	} `json:"pullRequest,omitempty,omitzero"`
+	Service    string `json:"service,omitempty,omitzero"`
+	SourceRepo string `json:"sourceRepo,omitempty,omitzero"`
+
+	// SrcToDockerBuild A run of a stage in the words of Azure DevOps.
+	SrcToDockerBuild SpektateRun              `json:"srcToDockerBuild,omitempty,omitzero"`
+	Status           SpektateDeploymentStatus `json:"status"`
+	TimeStamp        time.Time                `json:"timeStamp"`
+}
+
+// SpektateDeploymentStatus defines model for SpektateDeployment.Status.
+type SpektateDeploymentStatus string
+
+// SpektateDeployments defines model for SpektateDeployments.
+type SpektateDeployments struct {
+	// ClusterSync What clusters are at; left out when no cluster was told of.
+	ClusterSync struct {
+		ReleasesURL string `json:"releasesURL,omitempty,omitzero"`
+		Tags        []struct {
+			Commit  string    `json:"commit"`
+			Date    time.Time `json:"date"`
+			Message string    `json:"message,omitempty,omitzero"`
+			Name    string    `json:"name"`
+			Tagger  string    `json:"tagger"`
+		} `json:"tags"`
+	} `json:"clusterSync,omitempty,omitzero"`
+	Deployments []SpektateDeployment `json:"deployments"`
+}
+
+// SpektateHealth defines model for SpektateHealth.
+type SpektateHealth struct {
+	Errors []struct {
+		Code    string `json:"code,omitempty,omitzero"`
+		Message string `json:"message"`
+	} `json:"errors"`
+	Variables map[string]string `json:"variables"`
+}
+
+// SpektatePerson defines model for SpektatePerson.
+type SpektatePerson struct {
+	ImageURL string `json:"imageUrl,omitempty,omitzero"`
+	Name     string `json:"name"`
+	URL      string `json:"url,omitempty,omitzero"`
+	Username string `json:"username,omitempty,omitzero"`
+}
+
+// SpektateRun A run of a stage in the words of Azure DevOps.
+type SpektateRun struct {
+	URL         string    `json:"URL,omitempty,omitzero"`
+	BuildNumber string    `json:"buildNumber,omitempty,omitzero"`
+	FinishTime  time.Time `json:"finishTime,omitempty,omitzero"`
+
+	// ID A number where it is one.
+	ID               interface{} `json:"id"`
+	ImageVersion     string      `json:"imageVersion,omitempty,omitzero"`
+	LastUpdateTime   time.Time   `json:"lastUpdateTime,omitempty,omitzero"`
+	QueueTime        time.Time   `json:"queueTime,omitempty,omitzero"`
+	ReleaseName      string      `json:"releaseName,omitempty,omitzero"`
+	Result           string      `json:"result,omitempty,omitzero"`
+	SourceBranch     string      `json:"sourceBranch,omitempty,omitzero"`
+	SourceVersion    string      `json:"sourceVersion,omitempty,omitzero"`
+	SourceVersionURL string      `json:"sourceVersionURL,omitempty,omitzero"`
+	StartTime        time.Time   `json:"startTime,omitempty,omitzero"`
+	Status           string      `json:"status,omitempty,omitzero"`
 }
 
 // StageRun defines model for StageRun.
@@ -1536,6 +1672,22 @@ type CreateTokenParams struct {
 	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty,omitzero"`
 }
 
+// ListSpektateDeploymentsParams defines parameters for ListSpektateDeployments.
+type ListSpektateDeploymentsParams struct {
+	// Partition The project whose deliveries are meant; default when left out.
+	Partition Partition `form:"partition,omitempty" json:"partition,omitempty,omitzero"`
+	Ring      string    `form:"ring,omitempty" json:"ring,omitempty,omitzero"`
+
+	// Service Service, with or without its owner.
+	Service string `form:"service,omitempty" json:"service,omitempty,omitzero"`
+
+	// Limit The most deployments in the answer.
+	Limit int `form:"limit,omitempty" json:"limit,omitempty,omitzero"`
+
+	// IfNoneMatch The ETag of an answer that is known already.
+	IfNoneMatch IfNoneMatch `json:"If-None-Match,omitempty,omitzero"`
+}
+
 // CreateBackupTextRequestBody defines body for CreateBackup for text/plain ContentType.
 type CreateBackupTextRequestBody = CreateBackupTextBody
 
@@ -1793,9 +1945,24 @@ type ServerInterface interface {
 	// GetHealth Tell whether the server can work
 	// (GET /health)
 	GetHealth(w http.ResponseWriter, r *http.Request)
+	// GetHealthz Tell that the server answers
+	// (GET /healthz)
+	GetHealthz(w http.ResponseWriter, r *http.Request)
 	// GetMetrics Read the metrics
 	// (GET /metrics)
 	GetMetrics(w http.ResponseWriter, r *http.Request)
+	// GetReadyz Tell whether the server can take requests
+	// (GET /readyz)
+	GetReadyz(w http.ResponseWriter, r *http.Request)
+	// ListSpektateDeployments List deployments in the shape of the older dashboard
+	// (GET /spektate/api/deployments)
+	ListSpektateDeployments(w http.ResponseWriter, r *http.Request, params ListSpektateDeploymentsParams)
+	// GetSpektateHealth Check what deployments need
+	// (GET /spektate/api/health)
+	GetSpektateHealth(w http.ResponseWriter, r *http.Request)
+	// GetSpektateVersion Tell the version of the program
+	// (GET /spektate/api/version)
+	GetSpektateVersion(w http.ResponseWriter, r *http.Request)
 	// GetVersion Tell which program this is
 	// (GET /version)
 	GetVersion(w http.ResponseWriter, r *http.Request)
@@ -4662,11 +4829,160 @@ func (siw *ServerInterfaceWrapper) GetHealth(w http.ResponseWriter, r *http.Requ
 	handler.ServeHTTP(w, r)
 }
 
+// GetHealthz operation middleware
+func (siw *ServerInterfaceWrapper) GetHealthz(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetHealthz(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // GetMetrics operation middleware
 func (siw *ServerInterfaceWrapper) GetMetrics(w http.ResponseWriter, r *http.Request) {
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.GetMetrics(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetReadyz operation middleware
+func (siw *ServerInterfaceWrapper) GetReadyz(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetReadyz(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListSpektateDeployments operation middleware
+func (siw *ServerInterfaceWrapper) ListSpektateDeployments(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListSpektateDeploymentsParams
+
+	// ------------- Optional query parameter "partition" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "partition", r.URL.Query(), &params.Partition, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "partition"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "partition", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "ring" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "ring", r.URL.Query(), &params.Ring, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "ring"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "ring", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "service" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "service", r.URL.Query(), &params.Service, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "service"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "service", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "If-None-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-None-Match")]; found {
+		var IfNoneMatch IfNoneMatch
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "If-None-Match", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-None-Match", valueList[0], &IfNoneMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "If-None-Match", Err: err})
+			return
+		}
+
+		params.IfNoneMatch = IfNoneMatch
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListSpektateDeployments(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetSpektateHealth operation middleware
+func (siw *ServerInterfaceWrapper) GetSpektateHealth(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetSpektateHealth(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetSpektateVersion operation middleware
+func (siw *ServerInterfaceWrapper) GetSpektateVersion(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetSpektateVersion(w, r)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -4880,7 +5196,12 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/api/v1/tokens/{id}", wrapper.RevokeToken)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/whoami", wrapper.GetWhoami)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/health", wrapper.GetHealth)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/healthz", wrapper.GetHealthz)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/metrics", wrapper.GetMetrics)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/readyz", wrapper.GetReadyz)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/spektate/api/deployments", wrapper.ListSpektateDeployments)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/spektate/api/health", wrapper.GetSpektateHealth)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/spektate/api/version", wrapper.GetSpektateVersion)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/version", wrapper.GetVersion)
 
 	return m
