@@ -224,6 +224,42 @@ type QueueMessage struct {
 	DeadAt   time.Time `json:"dead_at,omitzero"`
 }
 
+// Unit is what was made for an attempt, as long as something of it may be there.
+type Unit struct {
+	Unit         string    `json:"unit"`
+	Runner       string    `json:"runner"`
+	Node         string    `json:"node,omitempty"` // server that started it
+	Key          string    `json:"key,omitempty"`  // of the attempt
+	Run          string    `json:"run,omitempty"`
+	Step         string    `json:"step,omitempty"`
+	Attempt      int       `json:"attempt,omitempty"`
+	Image        string    `json:"image,omitempty"`
+	Phase        Phase     `json:"phase,omitempty"`
+	Status       Status    `json:"status,omitempty"`
+	Cleanup      Cleanup   `json:"cleanup,omitempty"` // empty while the attempt has not ended
+	CleanupError string    `json:"cleanup_error,omitempty"`
+	Tries        int       `json:"tries,omitempty"`     // of the clean-up, that failed
+	NextTry      time.Time `json:"next_try,omitzero"`   // when the clean-up is tried next
+	Known        bool      `json:"known"`               // the runner lists it now
+	Orphan       bool      `json:"orphan"`              // no attempt owns it: it is removed by the next sweeps
+	StartedAt    time.Time `json:"started_at,omitzero"` //
+	FinishedAt   time.Time `json:"finished_at,omitzero"`
+}
+
+// UnitList are the units that there are.
+type UnitList struct {
+	At    time.Time `json:"at"`
+	Items []Unit    `json:"items"`
+	More  bool      `json:"more,omitempty"` // there are more than can be shown
+	// Silent are runners that did not say what they know, with the reason.
+	Silent map[string]string `json:"silent,omitempty"`
+}
+
+// Units shows what runs and what waits for its clean-up.
+type Units interface {
+	Units(ctx context.Context) (UnitList, error)
+}
+
 // Queues shows and repairs queues.
 type Queues interface {
 	Queues(ctx context.Context) ([]QueueInfo, error)

@@ -309,11 +309,17 @@ type Attempt struct {
 	ExitCode    *int      `json:"exit_code,omitempty"`
 	FinishedAt  time.Time `json:"finished_at,omitempty,omitzero"`
 	HeartbeatAt time.Time `json:"heartbeat_at,omitempty,omitzero"`
-	LogBytes    int64     `json:"log_bytes"`
+
+	// Image Of a container: the image with the digest that ran.
+	Image    string `json:"image,omitempty,omitzero"`
+	LogBytes int64  `json:"log_bytes"`
 
 	// LogTail The end of its log.
 	LogTail      string `json:"log_tail,omitempty,omitzero"`
 	LogTruncated bool   `json:"log_truncated"`
+
+	// LogsLost Why the log is not complete.
+	LogsLost string `json:"logs_lost,omitempty,omitzero"`
 
 	// Node The server whose unit it is.
 	Node   string `json:"node,omitempty,omitzero"`
@@ -1239,6 +1245,24 @@ type TokenList struct {
 
 	// NextCursor The cursor of the next page; null on the last.
 	NextCursor NextCursor `json:"next_cursor"`
+}
+
+// Unit What was made for an attempt, as long as something of it may be there.
+type Unit = waybill.Unit
+
+// UnitList defines model for UnitList.
+type UnitList struct {
+	At    time.Time `json:"at"`
+	Items []Unit    `json:"items"`
+
+	// More There are more than can be shown.
+	More bool `json:"more,omitempty,omitzero"`
+
+	// NextCursor The cursor of the next page; null on the last.
+	NextCursor NextCursor `json:"next_cursor"`
+
+	// Silent Runners that did not say what they know, and why.
+	Silent map[string]string `json:"silent,omitempty,omitzero"`
 }
 
 // Value Any JSON. Stored content is the object {"$file": {"sha256", "size", "name", "text"}}.

@@ -415,7 +415,7 @@ func (s *Server) work(ctx context.Context) error {
 	s.background.Go(func() { s.release(bg) })
 	s.background.Go(func() { s.watchFolder(bg) })
 	s.http.SetReady(httpd.Services{
-		Runs: s.engine, Callbacks: s.engine, Pipelines: s.project, Objects: objects, Lineages: lineage.New(s.engine, objects, arrivals), Queues: admin, Tokens: tokens, Identities: s.oidc, Secrets: s.kept,
+		Runs: s.engine, Callbacks: s.engine, Units: s.engine, Pipelines: s.project, Objects: objects, Lineages: lineage.New(s.engine, objects, arrivals), Queues: admin, Tokens: tokens, Identities: s.oidc, Secrets: s.kept,
 		Watches: s.watches, Sources: s.intake, Deliveries: s.deliveries, DeliveryChecks: s.deliveryChecks,
 		Events: s.triggers.events, Schedules: s.triggers.schedules, Folder: projectFolder{s}, Schemas: FileSchema,
 		Operations: s.ops, Dumps: admin,

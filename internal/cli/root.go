@@ -147,7 +147,7 @@ Exit codes: 0 it worked, 1 it did not, 2 the command was not understood.`,
 	f.StringVar(&a.server, "server", "", "URL of the server (WAYBILL_SERVER; default "+client.DefaultServer+")")
 	f.StringVar(&a.token, "token", "", "API token, or one of an identity provider (WAYBILL_API_TOKEN; inside a unit WAYBILL_TOKEN; default: that of waybill login)")
 	f.StringVarP(&a.format, "output", "o", "text", "text or json")
-	root.AddCommand(a.startCmd(), a.runCmd(), a.pipelineCmd(), a.objectCmd(), a.bucketCmd(), a.sourceCmd(), a.scheduleCmd(), a.eventCmd(), a.queueCmd(), a.pauseCmd(true), a.pauseCmd(false),
+	root.AddCommand(a.startCmd(), a.runCmd(), a.pipelineCmd(), a.objectCmd(), a.bucketCmd(), a.sourceCmd(), a.scheduleCmd(), a.eventCmd(), a.queueCmd(), a.unitCmd(), a.pauseCmd(true), a.pauseCmd(false),
 		a.tokenCmd(), a.secretCmd(), a.callbackCmd(), a.healthCmd(), a.versionCmd())
 	root.AddCommand(a.notifyCmd())
 	root.AddCommand(a.loginCmd(), a.logoutCmd(), a.whoamiCmd())

@@ -98,8 +98,14 @@ func (a *app) showRun(w io.Writer, r client.RunDetail) {
 	a.showVars(w, "variable", r.Vars)
 	a.showVars(w, "output", r.Outputs)
 	for _, t := range r.Attempts {
-		if t.Cleanup == waybill.CleanupFailed {
-			fmt.Fprintf(w, "\nunit %s is not cleaned up: %s\n", clean(t.Unit), clean(t.CleanupError))
+		switch {
+		case t.Cleanup == waybill.CleanupFailed:
+			fmt.Fprintf(w, "\nunit %s is not cleaned up, and that is no longer tried: %s\n", clean(t.Unit), clean(t.CleanupError))
+		case t.CleanupError != "" && t.Cleanup != waybill.CleanupGone:
+			fmt.Fprintf(w, "\nunit %s is not cleaned up yet: %s (waybill unit list --pending)\n", clean(t.Unit), clean(t.CleanupError))
+		}
+		if t.LogsLost != "" {
+			fmt.Fprintf(w, "\nthe log of unit %s is not complete: %s\n", clean(t.Unit), clean(t.LogsLost))
 		}
 	}
 }

@@ -108,6 +108,7 @@ type Engine struct {
 var (
 	_ waybill.Runs      = (*Engine)(nil)
 	_ waybill.Callbacks = (*Engine)(nil)
+	_ waybill.Units     = (*Engine)(nil)
 )
 
 // New returns an engine that does nothing until Start; it accepts runs before.

@@ -105,6 +105,7 @@ var operations = map[string]operation{
 	"GET /spektate/api/health":      {id: "getSpektateHealth", need: waybill.RoleViewer},
 	"GET /spektate/api/version":     {id: "getSpektateVersion", early: true},
 
+	"GET /api/v1/units": {id: "listUnits", need: waybill.RoleViewer},
 	"GET /api/v1/queues":                  {id: "listQueues", need: waybill.RoleViewer},
 	"GET /api/v1/queues/{topic}/messages": {id: "listMessages", need: waybill.RoleViewer},
 	"GET /api/v1/queues/{topic}/dead":     {id: "listDeadLetters", need: waybill.RoleViewer},

@@ -28,6 +28,7 @@ type Services struct {
 	Objects       waybill.Objects
 	Lineages      waybill.Lineages
 	Queues        waybill.Queues
+	Units         waybill.Units
 	Tokens        waybill.Tokens
 	Identities    waybill.Identities
 	Operations    waybill.Operations

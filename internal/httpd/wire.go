@@ -64,7 +64,7 @@ func wireStep(s waybill.Step) openapi.Step {
 func wireAttempt(a waybill.Attempt) openapi.Attempt {
 	out := openapi.Attempt{
 		Step: a.Step, Number: a.Number, Unit: a.Unit, Runner: a.Runner, Phase: a.Phase, Status: status(a.Status),
-		Reason: a.Reason, Error: a.Error, Node: a.Node, ExitCode: a.ExitCode, Signal: a.Signal,
+		Reason: a.Reason, Error: a.Error, Node: a.Node, Image: a.Image, ExitCode: a.ExitCode, Signal: a.Signal, LogsLost: a.LogsLost,
 		Cleanup: a.Cleanup, CleanupError: a.CleanupErr, Stop: a.Stop, Returned: a.Returned,
 		LogTail: a.LogTail, LogBytes: a.LogBytes, LogTruncated: a.Truncated,
 		QueuedAt: a.QueuedAt, StartedAt: a.StartedAt, HeartbeatAt: a.HeartbeatAt, Progress: a.Progress,

@@ -315,11 +315,17 @@ type Attempt struct {
 	ExitCode    *int      `json:"exit_code,omitempty"`
 	FinishedAt  time.Time `json:"finished_at,omitempty,omitzero"`
 	HeartbeatAt time.Time `json:"heartbeat_at,omitempty,omitzero"`
-	LogBytes    int64     `json:"log_bytes"`
+
+	// Image Of a container: the image with the digest that ran.
+	Image    string `json:"image,omitempty,omitzero"`
+	LogBytes int64  `json:"log_bytes"`
 
 	// LogTail The end of its log.
 	LogTail      string `json:"log_tail,omitempty,omitzero"`
 	LogTruncated bool   `json:"log_truncated"`
+
+	// LogsLost Why the log is not complete.
+	LogsLost string `json:"logs_lost,omitempty,omitzero"`
 
 	// Node The server whose unit it is.
 	Node   string `json:"node,omitempty,omitzero"`
@@ -1247,6 +1253,24 @@ type TokenList struct {
 	NextCursor NextCursor `json:"next_cursor"`
 }
 
+// Unit What was made for an attempt, as long as something of it may be there.
+type Unit = waybill.Unit
+
+// UnitList defines model for UnitList.
+type UnitList struct {
+	At    time.Time `json:"at"`
+	Items []Unit    `json:"items"`
+
+	// More There are more than can be shown.
+	More bool `json:"more,omitempty,omitzero"`
+
+	// NextCursor The cursor of the next page; null on the last.
+	NextCursor NextCursor `json:"next_cursor"`
+
+	// Silent Runners that did not say what they know, and why.
+	Silent map[string]string `json:"silent,omitempty,omitzero"`
+}
+
 // Value Any JSON. Stored content is the object {"$file": {"sha256", "size", "name", "text"}}.
 type Value = waybill.Value
 
@@ -1939,6 +1963,9 @@ type ServerInterface interface {
 	// RevokeToken Revoke an API token
 	// (DELETE /api/v1/tokens/{id})
 	RevokeToken(w http.ResponseWriter, r *http.Request, id string)
+	// ListUnits List what runs and what waits for its clean-up
+	// (GET /api/v1/units)
+	ListUnits(w http.ResponseWriter, r *http.Request)
 	// GetWhoami Tell who the caller is
 	// (GET /api/v1/whoami)
 	GetWhoami(w http.ResponseWriter, r *http.Request)
@@ -4801,6 +4828,20 @@ func (siw *ServerInterfaceWrapper) RevokeToken(w http.ResponseWriter, r *http.Re
 	handler.ServeHTTP(w, r)
 }
 
+// ListUnits operation middleware
+func (siw *ServerInterfaceWrapper) ListUnits(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListUnits(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // GetWhoami operation middleware
 func (siw *ServerInterfaceWrapper) GetWhoami(w http.ResponseWriter, r *http.Request) {
 
@@ -5194,6 +5235,7 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/tokens", wrapper.ListTokens)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/tokens", wrapper.CreateToken)
 	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/api/v1/tokens/{id}", wrapper.RevokeToken)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/units", wrapper.ListUnits)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/whoami", wrapper.GetWhoami)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/health", wrapper.GetHealth)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/healthz", wrapper.GetHealthz)
