@@ -96,16 +96,21 @@ var operations = map[string]operation{
 	"POST /api/v1/schedules/{pipeline}/{number}/pause":  {id: "pauseSchedule", need: waybill.RoleOperator, action: "schedule.pause"},
 	"POST /api/v1/schedules/{pipeline}/{number}/resume": {id: "resumeSchedule", need: waybill.RoleOperator, action: "schedule.resume"},
 
-	"POST /api/v1/deliveries/reports":   {id: "reportDelivery", need: waybill.RoleReporter, unit: unitAny, action: "delivery.report", quiet: true},
-	"GET /api/v1/deliveries/partitions": {id: "listDeliveryPartitions", need: waybill.RoleViewer},
-	"GET /api/v1/deployments":           {id: "listDeployments", need: waybill.RoleViewer},
-	"GET /api/v1/deployments/{id}":      {id: "getDeployment", need: waybill.RoleViewer},
+	"POST /api/v1/deliveries/reports": {id: "reportDelivery", need: waybill.RoleReporter, unit: unitAny, action: "delivery.report", quiet: true},
+	// Who may send is the source's to say; see the handler.
+	"POST /ingest/{source}":                {id: "ingestDelivery", action: "delivery.ingest", quiet: true},
+	"GET /api/v1/deliveries/sources":       {id: "listIngestSources", need: waybill.RoleViewer},
+	"GET /api/v1/deliveries/received":      {id: "listReceived", need: waybill.RoleViewer},
+	"GET /api/v1/deliveries/received/{id}": {id: "getReceived", need: waybill.RoleViewer},
+	"GET /api/v1/deliveries/partitions":    {id: "listDeliveryPartitions", need: waybill.RoleViewer},
+	"GET /api/v1/deployments":              {id: "listDeployments", need: waybill.RoleViewer},
+	"GET /api/v1/deployments/{id}":         {id: "getDeployment", need: waybill.RoleViewer},
 
 	"GET /spektate/api/deployments": {id: "listSpektateDeployments", need: waybill.RoleViewer},
 	"GET /spektate/api/health":      {id: "getSpektateHealth", need: waybill.RoleViewer},
 	"GET /spektate/api/version":     {id: "getSpektateVersion", early: true},
 
-	"GET /api/v1/units": {id: "listUnits", need: waybill.RoleViewer},
+	"GET /api/v1/units":                   {id: "listUnits", need: waybill.RoleViewer},
 	"GET /api/v1/queues":                  {id: "listQueues", need: waybill.RoleViewer},
 	"GET /api/v1/queues/{topic}/messages": {id: "listMessages", need: waybill.RoleViewer},
 	"GET /api/v1/queues/{topic}/dead":     {id: "listDeadLetters", need: waybill.RoleViewer},

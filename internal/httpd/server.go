@@ -43,6 +43,7 @@ type Services struct {
 	Watches       waybill.Watches
 	Sources       waybill.Sources
 	Deliveries    waybill.Deliveries
+	Ingest        waybill.Ingest
 	// DeliveryChecks looks at what deliveries need, and tells settings that may be known:
 	// one error for each check that failed. Nil checks nothing more than Deliveries.
 	DeliveryChecks func(context.Context) (failed []error, variables map[string]string)

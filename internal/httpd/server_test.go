@@ -346,9 +346,10 @@ func TestOperations(t *testing.T) {
 
 func TestQueuesAndTokens(t *testing.T) {
 	b := setup(t)
+	b.world.Made = []waybill.Unit{{Unit: "hello-1-greet-1", Runner: "docker", Cleanup: waybill.CleanupPending, CleanupError: "500", Tries: 3, NextTry: b.clock.now(), Known: true}}
 	b.steps([]step{
 		{name: "queues", method: "GET", path: "/api/v1/queues", status: 200, want: []string{`"topic":"unit"`, `"paused":false`}},
-		{name: "units", method: "GET", path: "/api/v1/units", status: 200, want: []string{`"known":true`, `"unit":"`}},
+		{name: "units", method: "GET", path: "/api/v1/units", status: 200, want: []string{`"known":true`, `"unit":"hello-1-greet-1"`, `"cleanup_error":"500"`, `"silent":{"docker":`}},
 		{name: "messages", method: "GET", path: "/api/v1/queues/unit/messages", status: 200, want: []string{`"body":"{\"n\":1}"`}},
 		{name: "dead", method: "GET", path: "/api/v1/queues/unit/dead?limit=1", status: 200, want: []string{`"id":"d1"`, `"reason":"no such program"`, `"next_cursor":"1"`}},
 		{name: "redrive one", method: "POST", path: "/api/v1/queues/unit/redrive", body: `{"ids":["d1"]}`, status: 200, want: []string{`"count":1`}, audits: []string{"queue.redrive unit ok"}},

@@ -56,6 +56,7 @@ type World struct {
 	// Deliveries answers for deliveries; they are not of this world and unset unless a test
 	// needs them.
 	Deliveries waybill.Deliveries
+	Made       []waybill.Unit // units that there are
 	// Fail makes every method return this error.
 	Fail error
 }

@@ -549,6 +549,17 @@ type HeartbeatResult struct {
 	Stop bool `json:"stop"`
 }
 
+// IngestReport A report that was made of something received.
+type IngestReport = waybill.IngestReport
+
+// IngestSource A way in for what tools of deliveries send.
+type IngestSource = waybill.IngestSource
+
+// IngestSourceList defines model for IngestSourceList.
+type IngestSourceList struct {
+	Items []IngestSource `json:"items"`
+}
+
 // Kind The kind of a problem. Kinds are only ever added.
 type Kind = waybill.Kind
 
@@ -791,6 +802,17 @@ type Queue struct {
 // QueueList defines model for QueueList.
 type QueueList struct {
 	Items []Queue `json:"items"`
+
+	// NextCursor The cursor of the next page; null on the last.
+	NextCursor NextCursor `json:"next_cursor"`
+}
+
+// Received Something that was sent to a source, and what came of it.
+type Received = waybill.Received
+
+// ReceivedList defines model for ReceivedList.
+type ReceivedList struct {
+	Items []Received `json:"items"`
 
 	// NextCursor The cursor of the next page; null on the last.
 	NextCursor NextCursor `json:"next_cursor"`
@@ -1439,6 +1461,17 @@ type TraceObjectParams struct {
 // TraceObjectParamsDirection defines parameters for TraceObject.
 type TraceObjectParamsDirection string
 
+// ListReceivedParams defines parameters for ListReceived.
+type ListReceivedParams struct {
+	Source string `form:"source,omitempty" json:"source,omitempty,omitzero"`
+
+	// Limit The most items in the answer.
+	Limit Limit `form:"limit,omitempty" json:"limit,omitempty,omitzero"`
+
+	// Cursor The next_cursor of the page before.
+	Cursor Cursor `form:"cursor,omitempty" json:"cursor,omitempty,omitzero"`
+}
+
 // ListDeploymentsParams defines parameters for ListDeployments.
 type ListDeploymentsParams struct {
 	// Partition The project whose deliveries are meant; default when left out.
@@ -1795,9 +1828,18 @@ type ServerInterface interface {
 	// ListDeliveryPartitions List the partitions that hold anything
 	// (GET /api/v1/deliveries/partitions)
 	ListDeliveryPartitions(w http.ResponseWriter, r *http.Request)
+	// ListReceived List what was sent to the sources, newest first
+	// (GET /api/v1/deliveries/received)
+	ListReceived(w http.ResponseWriter, r *http.Request, params ListReceivedParams)
+	// GetReceived Show something that was sent, with its body
+	// (GET /api/v1/deliveries/received/{id})
+	GetReceived(w http.ResponseWriter, r *http.Request, id string)
 	// ReportDelivery Tell of a delivery
 	// (POST /api/v1/deliveries/reports)
 	ReportDelivery(w http.ResponseWriter, r *http.Request)
+	// ListIngestSources List the sources that tools can send to
+	// (GET /api/v1/deliveries/sources)
+	ListIngestSources(w http.ResponseWriter, r *http.Request)
 	// ListDeployments List deployments, those with the newest news first
 	// (GET /api/v1/deployments)
 	ListDeployments(w http.ResponseWriter, r *http.Request, params ListDeploymentsParams)
@@ -1975,6 +2017,9 @@ type ServerInterface interface {
 	// GetHealthz Tell that the server answers
 	// (GET /healthz)
 	GetHealthz(w http.ResponseWriter, r *http.Request)
+	// IngestDelivery Take in what a tool of deliveries sends by itself
+	// (POST /ingest/{source})
+	IngestDelivery(w http.ResponseWriter, r *http.Request, source string)
 	// GetMetrics Read the metrics
 	// (GET /metrics)
 	GetMetrics(w http.ResponseWriter, r *http.Request)
@@ -2549,11 +2594,110 @@ func (siw *ServerInterfaceWrapper) ListDeliveryPartitions(w http.ResponseWriter,
 	handler.ServeHTTP(w, r)
 }
 
+// ListReceived operation middleware
+func (siw *ServerInterfaceWrapper) ListReceived(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListReceivedParams
+
+	// ------------- Optional query parameter "source" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "source", r.URL.Query(), &params.Source, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "source"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "source", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", r.URL.Query(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListReceived(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetReceived operation middleware
+func (siw *ServerInterfaceWrapper) GetReceived(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id string
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", r.PathValue("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetReceived(w, r, id)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ReportDelivery operation middleware
 func (siw *ServerInterfaceWrapper) ReportDelivery(w http.ResponseWriter, r *http.Request) {
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ReportDelivery(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListIngestSources operation middleware
+func (siw *ServerInterfaceWrapper) ListIngestSources(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListIngestSources(w, r)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -4884,6 +5028,32 @@ func (siw *ServerInterfaceWrapper) GetHealthz(w http.ResponseWriter, r *http.Req
 	handler.ServeHTTP(w, r)
 }
 
+// IngestDelivery operation middleware
+func (siw *ServerInterfaceWrapper) IngestDelivery(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "source" -------------
+	var source string
+
+	err = runtime.BindStyledParameterWithOptions("simple", "source", r.PathValue("source"), &source, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "source", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.IngestDelivery(w, r, source)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // GetMetrics operation middleware
 func (siw *ServerInterfaceWrapper) GetMetrics(w http.ResponseWriter, r *http.Request) {
 
@@ -5179,7 +5349,10 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/buckets/{bucket}/scan", wrapper.ScanBucket)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/buckets/{bucket}/trace/{key}", wrapper.TraceObject)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/deliveries/partitions", wrapper.ListDeliveryPartitions)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/deliveries/received", wrapper.ListReceived)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/deliveries/received/{id}", wrapper.GetReceived)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/deliveries/reports", wrapper.ReportDelivery)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/deliveries/sources", wrapper.ListIngestSources)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/deployments", wrapper.ListDeployments)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/deployments/{id}", wrapper.GetDeployment)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/doctor", wrapper.GetDoctor)
@@ -5239,6 +5412,7 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/whoami", wrapper.GetWhoami)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/health", wrapper.GetHealth)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/healthz", wrapper.GetHealthz)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/ingest/{source}", wrapper.IngestDelivery)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/metrics", wrapper.GetMetrics)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/readyz", wrapper.GetReadyz)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/spektate/api/deployments", wrapper.ListSpektateDeployments)
