@@ -473,6 +473,66 @@ type UnlinkedItem struct {
 	Since      time.Time  `json:"since"`
 }
 
+// PruneQuery selects rows to be forgotten: those that are older than some time (by their
+// last news) and not among the newest of their service and ring. What a cluster runs
+// now, or what the newest manifests of a ring say, stays whatever its age.
+type PruneQuery struct {
+	Partition string
+	OlderThan time.Duration
+	Keep      int // of each service and ring
+	DryRun    bool
+}
+
+// PrunedDeployment is a row that was, or would be, forgotten.
+type PrunedDeployment struct {
+	ID        string    `json:"id"`
+	Service   string    `json:"service"`
+	Ring      string    `json:"ring"`
+	ImageTag  string    `json:"image_tag,omitempty"`
+	UpdatedAt time.Time `json:"updated_at"`
+}
+
+// Pruned tells what was forgotten.
+type Pruned struct {
+	Before      time.Time          `json:"before"` // what is older was looked at
+	DryRun      bool               `json:"dry_run"`
+	Live        int                `json:"live"` // rows that stay because they are somewhere now
+	Deployments []PrunedDeployment `json:"deployments"`
+}
+
+// AlertKind says what is wrong.
+type AlertKind string
+
+// The kinds of alerts.
+const (
+	AlertStuck    AlertKind = "stuck"    // the next stage of a deployment has not been told of for long
+	AlertUnsynced AlertKind = "unsynced" // a cluster has not taken the newest manifests of its ring for long
+	AlertDrift    AlertKind = "drift"    // a cluster is at a revision that no deployment is known of
+	AlertSilent   AlertKind = "silent"   // a cluster has not been heard of for long
+)
+
+// AlertQuery selects alerts. Zero durations are the defaults: an hour, and a day.
+type AlertQuery struct {
+	Partition string
+	Stuck     time.Duration // without news for so long is stuck, and not taken for so long is unsynced
+	Silent    time.Duration // not heard of for so long is silent
+}
+
+// Alert is something about deliveries that somebody should look at. It lasts as long as
+// what it says is so.
+type Alert struct {
+	ID         string    `json:"id"` // the same as long as it lasts
+	Kind       AlertKind `json:"kind"`
+	Partition  string    `json:"partition"`
+	Deployment string    `json:"deployment,omitempty"`
+	Service    string    `json:"service,omitempty"`
+	Ring       string    `json:"ring,omitempty"`
+	Cluster    string    `json:"cluster,omitempty"`
+	Revision   string    `json:"revision,omitempty"`
+	Since      time.Time `json:"since"`
+	Text       string    `json:"text"` // one line for people
+}
+
 // DORAQuery selects what the delivery metrics are made of.
 type DORAQuery struct {
 	Partition string
@@ -544,6 +604,10 @@ type Deliveries interface {
 	Rollbacks(ctx context.Context, partition, ring, service string) ([]Rollback, error)
 	// Unlinked lists what belongs to nothing that is known, newest first.
 	Unlinked(ctx context.Context, partition string, limit int, cursor string) (Page[UnlinkedItem], error)
+	// Prune forgets rows; the events that they follow from stay.
+	Prune(ctx context.Context, q PruneQuery, by Principal) (Pruned, error)
+	// Alerts lists what somebody should look at, the longest lasting first.
+	Alerts(ctx context.Context, q AlertQuery) ([]Alert, error)
 	// DORA measures a ring.
 	DORA(ctx context.Context, q DORAQuery) (DORA, error)
 	// DeliveryPartitions lists the partitions that hold anything.

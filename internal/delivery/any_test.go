@@ -61,6 +61,34 @@ func TestAnyReports(t *testing.T) {
 	rapid.Check(t, func(r *rapid.T) {
 		f := newFeed(t)
 		f.tell(rapid.SliceOfN(rapid.Custom(draw), 1, 25).Draw(r, "reports")...)
+		if gone := rapid.SliceOfN(rapid.IntRange(0, 9), 0, 4).Draw(r, "forgotten"); len(gone) > 0 && len(f.rows()) > 0 {
+			prune := report{Kind: waybill.ReportPrune}
+			rows := f.rows()
+			for _, i := range gone {
+				prune.Deployments = append(prune.Deployments, rows[i%len(rows)].ID)
+			}
+			f.tell(prune)
+			for _, d := range rows { // nothing but what was asked for has changed
+				now := f.m.of(DefaultPartition).rows[d.ID]
+				if now == nil {
+					if !slices.Contains(prune.Deployments, d.ID) {
+						r.Fatalf("row %s is gone too", d.ID)
+					}
+					continue
+				}
+				c := *now
+				if c.Unlinked != "" && d.Unlinked != "" {
+					c.Unlinked = d.Unlinked // it still is, of what there is now
+				}
+				if x := diff.Diff(d, c); x != "" {
+					r.Fatalf("row %s changed as others were forgotten\n%s", d.ID, x)
+				}
+			}
+			if n := len(f.rows()); n > len(rows) {
+				r.Fatalf("%d rows became %d", len(rows), n)
+			}
+			f.tell(rapid.SliceOfN(rapid.Custom(draw), 0, 5).Draw(r, "later")...)
+		}
 		m := f.m.of(DefaultPartition)
 		owners := map[string]string{}
 		for k, p := range m.parts {

@@ -34,6 +34,9 @@ func (s *state) apply(e *waybill.DeliveryEvent) (effect, error) {
 		touched, err = s.attach(r, e)
 	case waybill.ReportHistory:
 		touched = s.absorbHistory(r, e)
+	case waybill.ReportPrune:
+		ef := s.prune(r, e)
+		return ef, s.err
 	default:
 		var p *part
 		if p, err = s.absorb(r, e); p != nil {

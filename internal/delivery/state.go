@@ -232,7 +232,11 @@ func (m *memory) place(partition, key string) (*place, error) {
 func (m *memory) keep(s *state) {
 	p := m.of(s.partition)
 	for k := range s.dirty.parts {
-		p.parts[k] = s.loaded[k]
+		if x := s.loaded[k]; x != nil {
+			p.parts[k] = x
+		} else {
+			delete(p.parts, k)
+		}
 	}
 	for ref, keys := range s.dirty.refs {
 		if p.keys[ref] == nil {
@@ -254,7 +258,11 @@ func (m *memory) keep(s *state) {
 		}
 	}
 	for id := range s.dirty.aliases {
-		p.aliases[id] = s.aliases[id]
+		if a := s.aliases[id]; a != "" {
+			p.aliases[id] = a
+		} else {
+			delete(p.aliases, id)
+		}
 	}
 	for k := range s.dirty.places {
 		p.places[k] = s.places[k]

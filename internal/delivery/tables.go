@@ -222,7 +222,11 @@ func (s *stored) puts(x *state) ([]store.Put, error) {
 		return nil
 	}
 	for k := range x.dirty.parts {
-		if err := add(tablePart, rowKey(x.partition, k), x.loaded[k]); err != nil {
+		var v any
+		if p := x.loaded[k]; p != nil {
+			v = p
+		}
+		if err := add(tablePart, rowKey(x.partition, k), v); err != nil {
 			return nil, err
 		}
 	}
@@ -246,7 +250,11 @@ func (s *stored) puts(x *state) ([]store.Put, error) {
 		}
 	}
 	for id := range x.dirty.aliases {
-		if err := add(tableAlias, rowKey(x.partition, escape(id)), x.aliases[id]); err != nil {
+		var v any
+		if a := x.aliases[id]; a != "" {
+			v = a
+		}
+		if err := add(tableAlias, rowKey(x.partition, escape(id)), v); err != nil {
 			return nil, err
 		}
 	}
