@@ -212,11 +212,11 @@ var texts = []struct {
 	}},
 	// Docker says both of one that is not there and one that is not for us.
 	{runner.ReasonPullAuth, []string{"unauthorized", "authentication required", "pull access denied", "access denied", "access forbidden", "403 forbidden", "401", "incorrect username or password", "no basic auth credentials", "denied:"}},
+	{runner.ReasonImage, []string{"digest mismatch", "does not match expected size", "failed to register layer", "invalid tar header", "unsupported media type", "error verifying sha256", "does not match digest", "archive/tar", "gzip: invalid"}},
 	{runner.ReasonPullNetwork, []string{
 		"connection refused", "connection reset", "no such host", "i/o timeout", "tls handshake timeout", "deadline exceeded", "unexpected eof", "eof",
 		"x509:", "server misbehaving", "network is unreachable", "no route to host", "service unavailable", "bad gateway", "internal server error", "http response to https client",
 	}},
-	{runner.ReasonImage, []string{"digest mismatch", "failed to register layer", "invalid tar header", "unsupported media type", "error verifying sha256", "does not match digest", "archive/tar", "gzip: invalid"}},
 	{runner.ReasonPullNotFound, []string{"not found"}},
 }
 
