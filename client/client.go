@@ -224,7 +224,18 @@ func passing(e *Error) bool {
 	return e.Kind == waybill.KindUnavailable || e.Kind == waybill.KindExhausted
 }
 
+// once sends a request and returns an answer that is no problem.
 func (c *Client) once(ctx context.Context, q *request) (*http.Response, error) {
+	res, err := c.send(ctx, q)
+	if err != nil || res.StatusCode < 300 {
+		return res, err
+	}
+	defer res.Body.Close()
+	return nil, problem(res)
+}
+
+// send sends a request and returns the answer, whatever it is.
+func (c *Client) send(ctx context.Context, q *request) (*http.Response, error) {
 	target := c.base + q.path
 	if len(q.query) > 0 {
 		target += "?" + q.query.Encode()
@@ -258,11 +269,7 @@ func (c *Client) once(ctx context.Context, q *request) (*http.Response, error) {
 	if err != nil {
 		return nil, unreachable(c.base, err)
 	}
-	if res.StatusCode < 300 {
-		return res, nil
-	}
-	defer res.Body.Close()
-	return nil, problem(res)
+	return res, nil
 }
 
 func unreachable(server string, err error) error {

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
@@ -59,4 +60,26 @@ func (c *Client) Deployments(ctx context.Context, p ListDeploymentsParams) (Depl
 // is the default one.
 func (c *Client) Deployment(ctx context.Context, partition, id string) (DeploymentDetail, error) {
 	return ask[DeploymentDetail](ctx, c, c.get(path("/api/v1/deployments/%s", id), values("partition", partition)))
+}
+
+// DeliveryHealth asks whether what deliveries need works, and returns a line for each
+// thing that does not. Err is for a server that cannot tell.
+func (c *Client) DeliveryHealth(ctx context.Context) ([]string, error) {
+	var answer SpektateHealth
+	res, err := c.send(ctx, c.get("/spektate/api/health", nil))
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK && res.StatusCode != http.StatusServiceUnavailable || !strings.HasPrefix(res.Header.Get("Content-Type"), "application/json") {
+		return nil, problem(res)
+	}
+	if err := decode(res.Body, &answer); err != nil {
+		return nil, &Error{Kind: "unavailable", Status: res.StatusCode, Detail: "the answer cannot be read: " + err.Error(), Err: err}
+	}
+	var out []string
+	for _, e := range answer.Errors {
+		out = append(out, e.Message)
+	}
+	return out, nil
 }

@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"time"
+
 	"github.com/spf13/cobra"
 
 	"github.com/waybill-run/waybill/client"
@@ -19,9 +21,9 @@ func (a *app) deploymentCmd() *cobra.Command {
 func (a *app) deliveryDeps() delivery.Deps {
 	return delivery.Deps{
 		Stdin: a.Stdin, Stdout: a.Stdout, Stderr: a.Stderr, Getenv: a.Getenv, Now: a.Now, Terminal: a.Terminal, HTTP: a.HTTP, Legacy: a.Legacy,
-		Client: func(server, token string) (*client.Client, error) {
+		Client: func(server, token string, retryFor time.Duration) (*client.Client, error) {
 			a.server, a.token = first(a.namedServer(), server), first(a.namedToken(), token)
-			return a.client(0)
+			return a.client(retryFor)
 		},
 		Server: a.namedServer, Token: a.namedToken,
 		More: []*cobra.Command{},

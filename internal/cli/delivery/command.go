@@ -30,11 +30,12 @@ type Deps struct {
 	Terminal func(io.Writer) bool
 	HTTP     *http.Client // for other servers than ours; nil is the default one
 	// Client returns a client for the server and with the token that flags and environment
-	// name, else for these, else for the default.
-	Client func(server, token string) (*client.Client, error)
+	// name, else for these, else for the default. It repeats requests for retryFor: 0 is
+	// some seconds, a negative value never.
+	Client func(server, token string, retryFor time.Duration) (*client.Client, error)
 	// Server is the URL that flags and environment name, empty when they name none.
 	Server func() string
-	// Named reports whether flags or environment name a token.
+	// Token is the token that flags and environment name, empty when they name none.
 	Token func() string
 	// Legacy reads the rows of a table of the service that kept deployments before. Nil
 	// where the program was built without.
@@ -81,6 +82,7 @@ Settings come from flags, then from the environment, then from the file .env of 
 	f := cmd.PersistentFlags()
 	f.StringVar(&a.config, "config", "", "`file` of settings (default: ~/.bedrock/config.yaml)")
 	f.BoolVarP(&a.verbose, "verbose", "v", false, "tell more, on standard error")
+	cmd.AddCommand(a.createCmd(), a.getCmd())
 	cmd.AddCommand(a.Deps.More...)
 	return cmd
 }
