@@ -187,6 +187,26 @@ var Arrows = []Row{
 		Instead: inContract,
 	},
 	{
+		Dir: "internal/delivery/provider", May: []string{"", "internal/netguard"},
+		Why:     "a contract of the systems that are polled, and the client that all of them make calls with",
+		Instead: inContract,
+	},
+	{
+		Dir: "internal/delivery/provider/*test", May: []string{"", "internal/delivery/provider", "internal/netguard"},
+		Why:     "the suite that every provider passes, and servers that answer as they do",
+		Instead: inContract,
+	},
+	{
+		Dir: "internal/delivery/provider/*", May: []string{"", "internal/delivery", "internal/delivery/provider"},
+		Why:     "an implementation, which knows its contract and no sibling, and what the states of runs mean",
+		Instead: inContract,
+	},
+	{
+		Dir: "internal/delivery/poll", May: []string{"", "internal/delivery", "internal/delivery/outbound", "internal/delivery/provider", "internal/queue", "internal/store"},
+		Why:     "asks providers, by their contract, what deployments lack, and writes back what became of them",
+		Instead: inApp,
+	},
+	{
 		Dir: "internal/delivery/spektate", May: []string{""},
 		Why:     "translates deployments into the shapes of an older service, for its API and for the command line",
 		Instead: "whatever asks for deployments belongs in internal/httpd or internal/cli",
