@@ -38,6 +38,8 @@ type Contained struct {
 	Networks []string
 	// SignalAsCode says that the platform tells of a signal as a code of 128 and more.
 	SignalAsCode bool
+	// WholeSeconds says that the platform tells times as the second they are in.
+	WholeSeconds bool
 	// Inspect is everything the platform shows of a unit to those that may look at it,
 	// but for what it keeps as a secret. Nil when there is nothing.
 	Inspect func(t *testing.T, h runner.Handle) string

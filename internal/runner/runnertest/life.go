@@ -124,6 +124,12 @@ func testExitCodes(t *testing.T, s *suite) {
 func testSignals(t *testing.T, s *suite) {
 	for _, sig := range []string{"SIGKILL", "SIGTERM"} {
 		e := s.run(t, s.spec(t, Program{Signal: sig}))
+		if c := s.h.Contained; c != nil && c.SignalAsCode {
+			if want := map[string]int{"SIGKILL": 137, "SIGTERM": 143}[sig]; e.Code != want || e.OK() {
+				t.Errorf("exit = %+v, want code %d, as the platform shows %s", e, want, sig)
+			}
+			continue
+		}
 		if e.Code != -1 || e.Signal != sig || e.OK() {
 			t.Errorf("exit = %+v, want code -1 by %s", e, sig)
 		}
@@ -131,11 +137,19 @@ func testSignals(t *testing.T, s *suite) {
 }
 
 func testTimes(t *testing.T, s *suite) {
+	const slack = 50 * time.Millisecond
+	if c := s.h.Contained; c != nil && c.WholeSeconds {
+		before := time.Now()
+		e := s.run(t, s.spec(t, Program{RunFor: 1200 * time.Millisecond}))
+		if e.StartedAt.Before(before.Add(-time.Second)) || e.EndedAt.After(time.Now().Add(slack)) || e.EndedAt.Sub(e.StartedAt) < time.Second {
+			t.Errorf("unit ran from %v to %v, asked at %v to run for more than a second", e.StartedAt, e.EndedAt, before)
+		}
+		return
+	}
 	before := time.Now()
 	e := s.run(t, s.spec(t, Program{RunFor: 200 * time.Millisecond}))
 	after := time.Now()
 	// Clocks are read in different processes and may be rounded on the way.
-	const slack = 50 * time.Millisecond
 	if e.StartedAt.Before(before.Add(-slack)) || e.EndedAt.After(after.Add(slack)) {
 		t.Errorf("unit ran from %v to %v, asked from %v to %v", e.StartedAt, e.EndedAt, before, after)
 	}
@@ -419,7 +433,11 @@ func testHardStop(t *testing.T, s *suite) {
 	if e.Reason != runner.ReasonHardStop || e.OK() {
 		t.Errorf("exit = %+v, want reason %s", e, runner.ReasonHardStop)
 	}
-	if e.EndedAt.Before(sp.HardStop.Add(-20 * time.Millisecond)) {
+	early := 20 * time.Millisecond
+	if c := s.h.Contained; c != nil && c.WholeSeconds {
+		early = time.Second // it is shown as the second in which it was
+	}
+	if e.EndedAt.Before(sp.HardStop.Add(-early)) {
 		t.Errorf("ended at %v, before the hard stop at %v", e.EndedAt, sp.HardStop)
 	}
 
