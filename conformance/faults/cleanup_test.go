@@ -3,6 +3,7 @@
 package faults
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -107,4 +108,80 @@ steps:
 	}
 	w.recorded(id, "attempt.running", 1)
 	w.cleaned(id)
+}
+
+// An image that cannot be had for a while costs the step none of its tries; one that never
+// can ends the attempt at once, and says why.
+func TestFA18_Pulls(t *testing.T) {
+	w := serve(t, harness.Options{Project: map[string]string{
+		"pipelines/quota.yaml": pipeline("quota", "steps: [{name: work, runner: sim, with: {pull_errors: 2, pull_reason: pull_quota, log_text: [here]}}]\n"),
+		"pipelines/gone.yaml":  pipeline("gone", "steps: [{name: work, runner: sim, retry: {max: 2, backoff: 10ms}, with: {pull_errors: 9, pull_reason: pull_not_found}}]\n"),
+		"pipelines/stop.yaml":  pipeline("stop", "steps: [{name: work, runner: sim, with: {pull_errors: 9}}]\n"),
+	}})
+	id := w.start("quota")
+	if r := w.ends(id, waybill.StatusSucceeded); attempts(r, "work") != 1 {
+		t.Errorf("%d attempts, want the one whose image came at last", attempts(r, "work"))
+	}
+	w.recorded(id, "attempt.pull_failed", 1)
+	w.cleaned(id)
+
+	id = w.start("gone")
+	r := w.ends(id, waybill.StatusFailed)
+	for _, a := range r.Attempts {
+		if a.Reason != "pull_not_found" || !strings.Contains(a.Error, "not to be had on demand") {
+			t.Errorf("attempt %d ended with %s: %s", a.Number, a.Reason, a.Error)
+		}
+	}
+	w.cleaned(id)
+
+	id = w.start("stop")
+	harness.Until(t, soon, "its first pull has failed", func() error {
+		if n := len(w.records(id, "attempt.pull_failed")); n != 1 {
+			return fmt.Errorf("there are %d records of it", n)
+		}
+		return nil
+	})
+	if _, errs, code := w.cli("run", "cancel", id); code != 0 {
+		t.Fatal(errs)
+	}
+	w.ends(id, waybill.StatusCanceled)
+	w.cleaned(id)
+}
+
+// Everything that was made for an attempt is listed until nothing of it is left, with when
+// its removal is tried next.
+func TestUnitList(t *testing.T) {
+	w := serve(t, harness.Options{Project: map[string]string{
+		"pipelines/sticky.yaml": pipeline("sticky", "steps: [{name: work, runner: sim, with: {remove_error: 2}}]\n"),
+		"pipelines/hold.yaml":   pipeline("hold", "steps: [{name: work, run: [./hold.sh]}]\n"),
+	}})
+	running := w.start("hold")
+	u := w.held(running, "work", 1)
+	sticky := w.start("sticky")
+	w.ends(sticky, waybill.StatusSucceeded)
+	harness.Until(t, soon, "both are listed", func() error {
+		l, err := w.Client().Units(w.ctx)
+		if err != nil {
+			return err
+		}
+		var runs, waits bool
+		for _, x := range l.Items {
+			runs = runs || x.Run == running && x.Runner == "process" && x.Phase == waybill.PhaseRunning && x.Known && x.Cleanup == "" && !x.Orphan
+			waits = waits || x.Run == sticky && x.Runner == "sim" && x.Cleanup == waybill.CleanupPending && x.Tries > 0 && x.NextTry.After(l.At) && strings.Contains(x.CleanupError, "refused on demand")
+		}
+		if !runs || !waits {
+			return fmt.Errorf("the list is %+v", l.Items)
+		}
+		return nil
+	})
+	if out, errs, code := w.cli("unit", "list"); code != 0 || !strings.Contains(out, running) || !strings.Contains(out, "refused on demand") {
+		t.Errorf("unit list (%d): %s%s", code, out, errs)
+	}
+	u.exit(0)
+	w.ends(running, waybill.StatusSucceeded)
+	w.cleaned(running)
+	w.cleaned(sticky)
+	if out, _, code := w.cli("unit", "list"); code != 0 || strings.Contains(out, running) || strings.Contains(out, sticky) {
+		t.Errorf("what is gone is listed: %s", out)
+	}
 }
