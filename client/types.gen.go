@@ -543,6 +543,17 @@ type HeartbeatResult struct {
 	Stop bool `json:"stop"`
 }
 
+// IngestReport A report that was made of something received.
+type IngestReport = waybill.IngestReport
+
+// IngestSource A way in for what tools of deliveries send.
+type IngestSource = waybill.IngestSource
+
+// IngestSourceList defines model for IngestSourceList.
+type IngestSourceList struct {
+	Items []IngestSource `json:"items"`
+}
+
 // Kind The kind of a problem. Kinds are only ever added.
 type Kind = waybill.Kind
 
@@ -785,6 +796,17 @@ type Queue struct {
 // QueueList defines model for QueueList.
 type QueueList struct {
 	Items []Queue `json:"items"`
+
+	// NextCursor The cursor of the next page; null on the last.
+	NextCursor NextCursor `json:"next_cursor"`
+}
+
+// Received Something that was sent to a source, and what came of it.
+type Received = waybill.Received
+
+// ReceivedList defines model for ReceivedList.
+type ReceivedList struct {
+	Items []Received `json:"items"`
 
 	// NextCursor The cursor of the next page; null on the last.
 	NextCursor NextCursor `json:"next_cursor"`
@@ -1432,6 +1454,17 @@ type TraceObjectParams struct {
 
 // TraceObjectParamsDirection defines parameters for TraceObject.
 type TraceObjectParamsDirection string
+
+// ListReceivedParams defines parameters for ListReceived.
+type ListReceivedParams struct {
+	Source string `form:"source,omitempty" json:"source,omitempty,omitzero"`
+
+	// Limit The most items in the answer.
+	Limit Limit `form:"limit,omitempty" json:"limit,omitempty,omitzero"`
+
+	// Cursor The next_cursor of the page before.
+	Cursor Cursor `form:"cursor,omitempty" json:"cursor,omitempty,omitzero"`
+}
 
 // ListDeploymentsParams defines parameters for ListDeployments.
 type ListDeploymentsParams struct {

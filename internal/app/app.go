@@ -26,6 +26,8 @@ import (
 	"github.com/waybill-run/waybill/internal/auth/oidc"
 	"github.com/waybill-run/waybill/internal/blob/file"
 	"github.com/waybill-run/waybill/internal/delivery"
+	"github.com/waybill-run/waybill/internal/delivery/inbound"
+	"github.com/waybill-run/waybill/internal/delivery/outbound"
 	"github.com/waybill-run/waybill/internal/engine"
 	"github.com/waybill-run/waybill/internal/fault"
 	"github.com/waybill-run/waybill/internal/httpd"
@@ -100,6 +102,7 @@ type Server struct {
 	triggers *triggers
 	elsewhere
 	deliveries *delivery.Service
+	ingest     *inbound.Inbound
 	project    *project.Project
 	calls      *callbacks
 	oidc       *oidc.Verifier // nil until the settings are read
@@ -200,7 +203,7 @@ func (s *Server) URL() string { return s.url }
 // Schema is every table of the program.
 func Schema() store.Schema {
 	var all store.Schema
-	for _, part := range []store.Schema{engine.Tables(), object.Tables(), project.Tables(), arrival.Tables(), auth.Tables(), observerTables(), secret.Tables(), watch.Tables(), delivery.Tables(), queue.Tables(), triggerTables(), tables()} {
+	for _, part := range []store.Schema{engine.Tables(), object.Tables(), project.Tables(), arrival.Tables(), auth.Tables(), observerTables(), secret.Tables(), watch.Tables(), delivery.Tables(), inbound.Tables(), outbound.Tables(), queue.Tables(), triggerTables(), tables()} {
 		all = append(all, part...)
 	}
 	return all
@@ -388,6 +391,7 @@ func (s *Server) work(ctx context.Context) error {
 	s.engine.UseObjects(objects)
 	tokens := auth.New(s.store, nil)
 	s.deliveries = delivery.New(delivery.Options{Store: s.store})
+	s.ingest = s.openIngest()
 	if err := s.observer.prepare(ctx, s, instance, settings); err != nil {
 		return err
 	}
@@ -416,7 +420,7 @@ func (s *Server) work(ctx context.Context) error {
 	s.background.Go(func() { s.watchFolder(bg) })
 	s.http.SetReady(httpd.Services{
 		Runs: s.engine, Callbacks: s.engine, Units: s.engine, Pipelines: s.project, Objects: objects, Lineages: lineage.New(s.engine, objects, arrivals), Queues: admin, Tokens: tokens, Identities: s.oidc, Secrets: s.kept,
-		Watches: s.watches, Sources: s.intake, Deliveries: s.deliveries, DeliveryChecks: s.deliveryChecks,
+		Watches: s.watches, Sources: s.intake, Deliveries: s.deliveries, Ingest: s.ingest, DeliveryChecks: s.deliveryChecks,
 		Events: s.triggers.events, Schedules: s.triggers.schedules, Folder: projectFolder{s}, Schemas: FileSchema,
 		Operations: s.ops, Dumps: admin,
 		Stats: s.observer.stats, Notifications: s.observer.notifier, Metrics: s.observer.handler,

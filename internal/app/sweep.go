@@ -45,6 +45,9 @@ func (s *Server) sweep(ctx context.Context, objects *object.Objects, arrivals *a
 		if err == nil {
 			err = s.triggers.events.SweepMessages(ctx, s.store.Now())
 		}
+		if err == nil {
+			err = s.ingest.Sweep(ctx, s.store.Now())
+		}
 		s.ops.sweeping.Unlock()
 		switch {
 		case ctx.Err() != nil:

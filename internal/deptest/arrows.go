@@ -172,6 +172,21 @@ var Arrows = []Row{
 		Instead: "a package under internal/delivery for each provider or format, which makes reports",
 	},
 	{
+		Dir: "internal/delivery/inbound", May: []string{"", "internal/store"},
+		Why:     "a contract of formats, and what does the same for all of them; it knows none by name",
+		Instead: inContract,
+	},
+	{
+		Dir: "internal/delivery/inbound/*test", May: []string{"", "internal/delivery/inbound"},
+		Why:     "the suite that every format passes",
+		Instead: inContract,
+	},
+	{
+		Dir: "internal/delivery/inbound/*", May: []string{"", "internal/delivery", "internal/delivery/inbound"},
+		Why:     "a format, which is pure, knows its contract and no sibling; delivery says what the words of providers mean",
+		Instead: inContract,
+	},
+	{
 		Dir: "internal/delivery/outbound", May: []string{"", "internal/delivery", "internal/queue", "internal/store"},
 		Why:     "a contract of systems that are told of deliveries, and what plans and sends over the store; it knows none of them by name",
 		Instead: inContract,

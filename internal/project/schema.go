@@ -54,6 +54,22 @@ var said = map[string]string{
 	"buckets.*.max_size":  "Larger objects are left alone.",
 	"buckets.*.ignore":    "Patterns of keys that are left alone.",
 
+	"deliveries":                    "What tools tell of deliveries, and who is told of them.",
+	"deliveries.ingest":             "Sources that tools send to, by the names in POST /ingest/NAME.",
+	"deliveries.ingest.*.format":    "What is sent: " + strings.Join(IngestFormats, ", ") + ". A source that is called like a format need not say.",
+	"deliveries.ingest.*.secret":    "Requests must be signed with it, as ${secret:NAME}.",
+	"deliveries.ingest.*.token":     "Requests must bring it in Authorization: Bearer, as ${secret:NAME}.",
+	"deliveries.ingest.*.partition": "The partition that its reports go to.",
+	"deliveries.ingest.*.cluster":   "The one cluster that it speaks for.",
+	"deliveries.ingest.*.ring":      "The ring that it speaks of.",
+	"deliveries.ingest.*.stage":     "The stage of its runs that do not say: build, config or manifest.",
+	"deliveries.cdevents":           "A receiver of CDEvents that is told what becomes of deliveries.",
+	"deliveries.cdevents.url":       "Where events go; without it nowhere.",
+	"deliveries.cdevents.secret":    "Events are signed with it in X-Signature, as ${secret:NAME}.",
+	"deliveries.cdevents.token":     "Sent in Authorization: Bearer, as ${secret:NAME}.",
+	"deliveries.cdevents.source":    "context.source of the events; the server's address when left out.",
+	"deliveries.traces":             "Whether the collector of telemetry.otlp is sent a trace of each deployment: on or off.",
+
 	"sources.*.kind":           "The system: rabbitmq or azure-queue.",
 	"sources.*.url":            "Where it is, with credentials as ${secret:NAME}.",
 	"sources.*.queue":          "Name of the queue there.",
@@ -69,12 +85,13 @@ var said = map[string]string{
 func (s *Settings) shapes() map[string]any {
 	all := s.fields()
 	r := &settingsReader{fields: s.fields(), at: map[string]place{}}
-	r.file([]byte("buckets: {probe: {}}\nsources: {probe: {}}\n"))
+	r.file([]byte("buckets: {probe: {}}\nsources: {probe: {}}\ndeliveries: {ingest: {probe: {}}}\n"))
 	for path, field := range r.fields {
 		all[strings.Replace(path, ".probe.", ".*.", 1)] = field
 	}
 	delete(all, "buckets")
 	delete(all, "sources")
+	delete(all, "deliveries.ingest")
 	return all
 }
 
@@ -138,6 +155,12 @@ func shape(path string, field any) schema.Schema {
 		return schema.List(schema.Words(SecretProviders...)).With("default", SecretProviders)
 	case "http.deny", "http.allow":
 		return schema.Strings().With("examples", []any{[]string{"private", "10.0.0.0/8"}})
+	case "deliveries.ingest.*.format":
+		return schema.Words(IngestFormats...)
+	case "deliveries.ingest.*.stage":
+		return schema.Words("build", "config", "manifest")
+	case "deliveries.traces":
+		return schema.Words("on", "off")
 	case "buckets.*.empty":
 		return schema.Words("skip", "take")
 	case "sources.*.kind":

@@ -35,6 +35,8 @@ type Settings struct {
 	Notify    []waybill.NotifyRule
 	Buckets   []*Bucket // those whose objects come from elsewhere, in the order of the file
 	Sources   []*Source // queues of other systems
+	Ingest    []*Ingest // what tools of deliveries send, in the order of the file
+	Outbound  Outbound  // who is told of deliveries
 	Runners   Runners   // of containers
 }
 
@@ -108,6 +110,7 @@ func (s *Settings) fields() map[string]any {
 	}
 	maps.Copy(all, s.HTTP.fields())
 	maps.Copy(all, s.watched())
+	maps.Copy(all, s.deliveries())
 	for name, field := range s.Secrets.fields() {
 		all["secrets."+name] = field
 	}
@@ -157,6 +160,7 @@ func (s Settings) check(at map[string]place) pipeline.Problems {
 	s.HTTP.check(add)
 	s.Telemetry.check(add)
 	s.checkWatched(add)
+	s.checkDeliveries(add)
 	for _, n := range s.Units.BaseEnv {
 		if err := waybill.CheckName(n); err != nil {
 			add("units.base_env", "%v", err)

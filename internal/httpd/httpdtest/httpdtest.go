@@ -102,7 +102,7 @@ func New(now func() time.Time) *World {
 
 // Services are the world as a server wants it.
 func (w *World) Services() httpd.Services {
-	return httpd.Services{Runs: runs{w}, Callbacks: callbacks{w}, Pipelines: pipelines{w}, Objects: objects{w}, Lineages: lineages{w}, Queues: queues{w}, Units: units{w}, Tokens: tokens{w}, Identities: identities{w}, Operations: operations{w}, Dumps: dumps{w}, Secrets: kept{w}, Watches: watches{w}, Sources: sources{w}, Deliveries: w.Deliveries,
+	return httpd.Services{Runs: runs{w}, Callbacks: callbacks{w}, Pipelines: pipelines{w}, Objects: objects{w}, Lineages: lineages{w}, Queues: queues{w}, Units: units{w}, Tokens: tokens{w}, Identities: identities{w}, Operations: operations{w}, Dumps: dumps{w}, Secrets: kept{w}, Watches: watches{w}, Sources: sources{w}, Deliveries: w.Deliveries, Ingest: ingest{w},
 		Folder: folder{w}, Schemas: schemas, Stats: stats{w}, Notifications: notifications{w}, Metrics: http.HandlerFunc(metrics),
 		Events: events{w}, Schedules: schedules{w}}
 }
