@@ -272,7 +272,7 @@ var Arrows = []Row{
 		Instead: "declare the method you need as an interface of your own; internal/app wires it",
 	},
 	{
-		Dir: "internal/pipeline", May: []string{"", "internal/cron", "internal/schema"}, Modules: []string{"cel.dev/cel-go", "github.com/goccy/go-yaml"},
+		Dir: "internal/pipeline", May: []string{"", "internal/cron", "internal/expression", "internal/schema"}, Modules: []string{"cel.dev/cel-go", "github.com/goccy/go-yaml"},
 		Why:     "a pure function from YAML to a checked plan; the command line validates with it where there is no server",
 		Instead: "what a runner says of a step comes in through Options.Check; what needs a store belongs in internal/project",
 	},
@@ -381,6 +381,11 @@ var Arrows = []Row{
 		Instead: inContract,
 	},
 	{
+		Dir: "internal/expression", May: []string{""}, Modules: []string{"cel.dev/cel-go"},
+		Why:     "what expressions have in common wherever they are evaluated",
+		Instead: "what an expression may refer to belongs where it is evaluated",
+	},
+	{
 		Dir:     "internal/schema",
 		Why:     "pieces of JSON Schemas, for whatever reads a file of a project",
 		Instead: "what a file may hold is said where the file is read",
@@ -396,12 +401,12 @@ var Arrows = []Row{
 		Instead: "whoever calls brings its own client",
 	},
 	{
-		Dir: "internal/runner/http", May: []string{"", "internal/netguard", "internal/runner", "internal/schema"}, Modules: []string{"cel.dev/cel-go"},
+		Dir: "internal/runner/http", May: []string{"", "internal/expression", "internal/netguard", "internal/runner", "internal/schema"}, Modules: []string{"cel.dev/cel-go"},
 		Why:     "an implementation, which knows its contract and no sibling; expressions over answers are its own",
 		Instead: inContract,
 	},
 	{
-		Dir: "internal/runner/container", May: []string{"", "internal/runner", "internal/schema"}, Modules: []string{"github.com/google/go-containerregistry"},
+		Dir: "internal/runner/container", May: []string{"", "internal/mask", "internal/runner", "internal/schema"}, Modules: []string{"github.com/google/go-containerregistry"},
 		Why:     "what the runners of containers have in common; it starts nothing",
 		Instead: "what is about one platform belongs in its runner",
 	},

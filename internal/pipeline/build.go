@@ -12,6 +12,7 @@ import (
 	"cel.dev/cel-go/common/types/traits"
 
 	"github.com/waybill-run/waybill"
+	"github.com/waybill-run/waybill/internal/expression"
 )
 
 // Scope is what the expressions of a run can see. It is read only.
@@ -150,7 +151,7 @@ func (m *lazyMap) Get(key ref.Val) ref.Val {
 	if v, ok := m.Find(key); ok {
 		return v
 	}
-	return types.NewErr("%s: %v", noSuchKey, key.Value())
+	return types.NewErr("%s: %v", expression.NoSuchKey, key.Value())
 }
 
 // Contains implements traits.Container.

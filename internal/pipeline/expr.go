@@ -2,7 +2,6 @@ package pipeline
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -12,10 +11,10 @@ import (
 	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/common/types/ref"
-	"cel.dev/cel-go/common/types/traits"
 	"cel.dev/cel-go/ext"
 
 	"github.com/waybill-run/waybill"
+	"github.com/waybill-run/waybill/internal/expression"
 )
 
 // Limits of expressions: what a definition may ask of the server that reads and
@@ -27,11 +26,7 @@ const (
 	maxExprTree = 2_000           // parts after macros are expanded
 	maxCost     = 200_000         // units of CEL's own measure of an evaluation
 	maxTime     = 2 * time.Second // of an evaluation; the cost limit ends nearly all before
-	maxResult   = waybill.MaxInline << 5
-	maxValues   = 100_000 // parts of a result
 )
-
-var errTooLong = errors.New("the result is longer than 1 MiB")
 
 // language returns the one CEL environment of the process. Making it takes
 // milliseconds and memory, so it waits for the first expression; everything in
@@ -53,8 +48,7 @@ var language = sync.OnceValues(func() (*cel.Env, error) {
 			cel.BinaryBinding(formatTime))),
 		cel.Function("json", cel.Overload("json_any", []*cel.Type{cel.DynType}, cel.StringType,
 			cel.UnaryBinding(toJSON))),
-		cel.Function("default", cel.Overload("default_any_any", []*cel.Type{cel.DynType, cel.DynType}, cel.DynType,
-			cel.OverloadIsNonStrict(), cel.BinaryBinding(orDefault))),
+		expression.Default(),
 	)
 })
 
@@ -86,34 +80,17 @@ func formatTime(at, layout ref.Val) ref.Val {
 }
 
 func toJSON(v ref.Val) ref.Val {
-	n, err := native(v)
+	n, err := expression.Native(v)
 	if err == nil {
 		var b waybill.Value
-		if b, err = waybill.ValueOf(n); err == nil && len(b) <= maxResult {
+		if b, err = waybill.ValueOf(n); err == nil && len(b) <= expression.MaxResult {
 			return types.String(b)
 		} else if err == nil {
-			err = errTooLong
+			err = expression.ErrTooLong
 		}
 	}
 	return types.NewErr("json: %v", err)
 }
-
-// orDefault returns its second argument when the first is null or is missing.
-// Any other failure of the first stays one.
-func orDefault(v, other ref.Val) ref.Val {
-	if types.IsError(v) {
-		if err, ok := v.Value().(error); ok && strings.Contains(err.Error(), noSuchKey) {
-			return other
-		}
-		return v
-	}
-	if v == types.NullValue {
-		return other
-	}
-	return v
-}
-
-const noSuchKey = "no such key"
 
 // expr is a compiled expression with its place.
 type expr struct {
@@ -165,7 +142,7 @@ func (e *expr) eval(sc *scope) (any, error) {
 	if err != nil {
 		return nil, e.fail(err)
 	}
-	v, err := native(out)
+	v, err := expression.Native(out)
 	if err != nil {
 		return nil, e.fail(err)
 	}
@@ -177,93 +154,13 @@ func (e *expr) fail(err error) error {
 	switch {
 	case strings.Contains(msg, "cost limit exceeded"), strings.Contains(msg, "operation interrupted"):
 		msg = "the expression does too much work"
-	case strings.Contains(msg, noSuchKey):
-		msg = "there is no value " + strings.TrimPrefix(msg[strings.Index(msg, noSuchKey)+len(noSuchKey):], ": ") +
+	case strings.Contains(msg, expression.NoSuchKey):
+		msg = "there is no value " + strings.TrimPrefix(msg[strings.Index(msg, expression.NoSuchKey)+len(expression.NoSuchKey):], ": ") +
 			"; default(value, other) stands in for a missing one"
 	}
 	return &waybill.Error{Kind: waybill.KindInvalid, Op: e.what,
 		Msg: fmt.Sprintf("%s:%d:%d: ${{%s}}: %s", e.file, e.at.line, e.at.col, e.src, msg), Err: err}
 }
-
-// native turns a result into nil, bool, int64, uint64, float64, string, []any or
-// map[string]any. Times and durations become text.
-func native(v ref.Val) (any, error) {
-	left, size := maxValues, maxResult
-	return nativeIn(v, &left, &size, 0)
-}
-
-func nativeIn(v ref.Val, left, size *int, depth int) (any, error) {
-	if *left--; *left < 0 || depth > maxDepth {
-		return nil, errors.New("the result has too many parts")
-	}
-	text := func(s string) (any, error) {
-		if *size -= len(s); *size < 0 {
-			return nil, errTooLong
-		}
-		return s, nil
-	}
-	switch v := v.(type) {
-	case types.Null:
-		return nil, nil
-	case types.Bool:
-		return bool(v), nil
-	case types.Int:
-		return int64(v), nil
-	case types.Uint:
-		return uint64(v), nil
-	case types.Double:
-		f := float64(v)
-		if f != f || f > maxFloat || f < -maxFloat {
-			return nil, errors.New("the result is not a finite number")
-		}
-		return f, nil
-	case types.String:
-		return text(string(v))
-	case types.Bytes:
-		if !utf8.Valid(v) {
-			return nil, errors.New("the result is not UTF-8 text")
-		}
-		return text(string(v))
-	case types.Timestamp:
-		return text(v.UTC().Format(time.RFC3339Nano))
-	case types.Duration:
-		return text(v.Duration.String())
-	case traits.Mapper:
-		m := map[string]any{}
-		for it := v.Iterator(); it.HasNext() == types.True; {
-			k := it.Next()
-			key, ok := k.(types.String)
-			if !ok {
-				return nil, fmt.Errorf("a key of an object must be text, found %s", k.Type().TypeName())
-			}
-			x, err := nativeIn(v.Get(k), left, size, depth+1)
-			if err != nil {
-				return nil, err
-			}
-			if _, err := text(string(key)); err != nil {
-				return nil, err
-			}
-			m[string(key)] = x
-		}
-		return m, nil
-	case traits.Lister:
-		l := []any{}
-		for it := v.Iterator(); it.HasNext() == types.True; {
-			x, err := nativeIn(it.Next(), left, size, depth+1)
-			if err != nil {
-				return nil, err
-			}
-			l = append(l, x)
-		}
-		return l, nil
-	}
-	if err, ok := v.Value().(error); ok && types.IsError(v) {
-		return nil, err
-	}
-	return nil, fmt.Errorf("a result of type %s cannot be used", v.Type().TypeName())
-}
-
-const maxFloat = 1.7976931348623157e308
 
 // where says what an expression may refer to.
 type where struct {

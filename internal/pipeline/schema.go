@@ -24,7 +24,7 @@ const (
 	exprDoc     = " May hold ${{ expressions }}."
 )
 
-func expression() schema.Schema { return schema.Text() }
+func exprText() schema.Schema { return schema.Text() }
 
 // objects are the objects of the grammar: their tables and what their keys mean.
 func objects(runners []string) map[string]struct {
@@ -36,7 +36,7 @@ func objects(runners []string) map[string]struct {
 	values := is(schema.Map(schema.Any()))
 	trigger := func(more keys) keys {
 		out := keys{
-			"filter": {"An expression over event that must be true for the run to start: ${{ event.data.kind == 'order' }}.", expression},
+			"filter": {"An expression over event that must be true for the run to start: ${{ event.data.kind == 'order' }}.", exprText},
 			"params": {"Values of parameters, from the event." + exprDoc, values},
 			"vars":   {"Values of variables, from the event." + exprDoc, values},
 		}

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/waybill-run/waybill"
+	"github.com/waybill-run/waybill/internal/expression"
 )
 
 // A text of a definition may hold references:
@@ -300,8 +301,8 @@ func (t *template) eval(sc *scope) (string, error) {
 		if strings.ContainsRune(s, 0) && t.secrets() {
 			return "", p.expr.fail(errNulBesideSecret)
 		}
-		if b.Len()+len(s) > maxResult {
-			return "", p.expr.fail(errTooLong)
+		if b.Len()+len(s) > expression.MaxResult {
+			return "", p.expr.fail(expression.ErrTooLong)
 		}
 		b.WriteString(s)
 	}

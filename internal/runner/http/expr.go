@@ -5,20 +5,18 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"strings"
 	"sync"
 	"time"
-	"unicode/utf8"
 
 	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/common/ast"
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/common/types/ref"
-	"cel.dev/cel-go/common/types/traits"
 	"cel.dev/cel-go/ext"
 
 	"github.com/waybill-run/waybill"
+	"github.com/waybill-run/waybill/internal/expression"
 )
 
 // Limits of expressions over an answer.
@@ -26,7 +24,6 @@ const (
 	maxExpr   = 4096            // characters
 	maxCost   = 2_000_000       // units of CEL's own measure of an evaluation
 	maxTime   = 2 * time.Second // of an evaluation
-	maxDepth  = 64              // of a result
 	maxResult = 1 << 20         // bytes of a result, as much as a unit may return
 )
 
@@ -39,27 +36,9 @@ var language = sync.OnceValues(func() (*cel.Env, error) {
 		cel.CrossTypeNumericComparisons(true),
 		cel.ParserExpressionSizeLimit(maxExpr),
 		cel.ParserRecursionLimit(60),
-		cel.Function("default", cel.Overload("default_any_any", []*cel.Type{cel.DynType, cel.DynType}, cel.DynType,
-			cel.OverloadIsNonStrict(), cel.BinaryBinding(orDefault))),
+		expression.Default(),
 	)
 })
-
-const noSuchKey = "no such key"
-
-// orDefault returns its second argument when the first is null or is missing, as the
-// function of the same name in pipelines does.
-func orDefault(v, other ref.Val) ref.Val {
-	if types.IsError(v) {
-		if err, ok := v.Value().(error); ok && strings.Contains(err.Error(), noSuchKey) {
-			return other
-		}
-		return v
-	}
-	if v == types.NullValue {
-		return other
-	}
-	return v
-}
 
 // program is a compiled expression.
 type program struct {
@@ -117,8 +96,8 @@ func (p *program) eval(a *answer) (ref.Val, error) {
 		switch {
 		case strings.Contains(msg, "cost limit exceeded"), strings.Contains(msg, "interrupted"):
 			msg = "the expression does too much work"
-		case strings.Contains(msg, noSuchKey):
-			msg = "the answer has no " + strings.TrimPrefix(msg[strings.Index(msg, noSuchKey)+len(noSuchKey):], ": ") +
+		case strings.Contains(msg, expression.NoSuchKey):
+			msg = "the answer has no " + strings.TrimPrefix(msg[strings.Index(msg, expression.NoSuchKey)+len(expression.NoSuchKey):], ": ") +
 				"; default(value, other) stands in for a missing one"
 		}
 		return nil, fmt.Errorf("%s: %s: %s", p.key, p.text, msg)
@@ -144,71 +123,19 @@ func (p *program) json(a *answer) (json.RawMessage, error) {
 	if err != nil {
 		return nil, err
 	}
-	n, err := native(v, 0)
+	n, err := expression.Native(v)
 	var b []byte
 	if err == nil {
 		b, err = json.Marshal(n)
 	}
 	if err == nil && len(b) > maxResult {
-		err = fmt.Errorf("the result is longer than %d bytes; save the body as a file", maxResult)
+		err = expression.ErrTooLong
+	}
+	if errors.Is(err, expression.ErrTooLong) {
+		err = fmt.Errorf("%w; save the body as a file", err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %s: %w", p.key, p.text, err)
 	}
 	return b, nil
-}
-
-// native turns a result into what package json writes.
-func native(v ref.Val, depth int) (any, error) {
-	if depth > maxDepth {
-		return nil, errors.New("the result is nested too deeply")
-	}
-	switch v := v.(type) {
-	case types.Null:
-		return nil, nil
-	case types.Bool:
-		return bool(v), nil
-	case types.Int:
-		return int64(v), nil
-	case types.Uint:
-		return uint64(v), nil
-	case types.Double:
-		if f := float64(v); math.IsNaN(f) || math.IsInf(f, 0) {
-			return nil, errors.New("the result is not a finite number")
-		}
-		return float64(v), nil
-	case types.String:
-		return string(v), nil
-	case types.Bytes:
-		if !utf8.Valid(v) {
-			return nil, errors.New("the result is not UTF-8 text")
-		}
-		return string(v), nil
-	case types.Timestamp:
-		return v.UTC().Format(time.RFC3339Nano), nil
-	case types.Duration:
-		return v.Duration.String(), nil
-	case traits.Mapper:
-		m := map[string]any{}
-		for it := v.Iterator(); it.HasNext() == types.True; {
-			k := it.Next()
-			x, err := native(v.Get(k), depth+1)
-			if err != nil {
-				return nil, err
-			}
-			m[fmt.Sprint(k.Value())] = x
-		}
-		return m, nil
-	case traits.Lister:
-		l := []any{}
-		for it := v.Iterator(); it.HasNext() == types.True; {
-			x, err := native(it.Next(), depth+1)
-			if err != nil {
-				return nil, err
-			}
-			l = append(l, x)
-		}
-		return l, nil
-	}
-	return nil, fmt.Errorf("a result of type %s cannot be used", v.Type().TypeName())
 }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/waybill-run/waybill"
 	"github.com/waybill-run/waybill/internal/netguard"
+	"github.com/waybill-run/waybill/internal/runner"
 	"github.com/waybill-run/waybill/internal/runner/http"
 )
 
