@@ -440,11 +440,11 @@ type RingDifference struct {
 
 // Lag is how far a ring is behind another, for one service.
 type Lag struct {
-	Service string        `json:"service"`
-	Behind  int           `json:"behind"` // as RingDifference.Behind
-	Time    time.Duration `json:"time"`   // since the first deployment that is missing, at least; 0 when none is
-	From    string        `json:"from"`   // newest image tag of the first ring
-	To      string        `json:"to,omitempty"`
+	Service string  `json:"service"`
+	Behind  int     `json:"behind"`  // as RingDifference.Behind
+	Seconds float64 `json:"seconds"` // since the first deployment that is missing, at least; 0 when none is
+	From    string  `json:"from"`    // newest image tag of the first ring
+	To      string  `json:"to,omitempty"`
 }
 
 // Rollback says what to go back to.
@@ -533,6 +533,13 @@ type Alert struct {
 	Text       string    `json:"text"` // one line for people
 }
 
+// Rebuilt tells what came of making deployments again from their events.
+type Rebuilt struct {
+	Events int64 `json:"events"`      // that were applied
+	Rows   int   `json:"deployments"` // that there are
+	Fixed  int   `json:"corrected"`   // stored values that were not what the events say
+}
+
 // DORAQuery selects what the delivery metrics are made of.
 type DORAQuery struct {
 	Partition string
@@ -557,9 +564,9 @@ type DORA struct {
 	// the commit is not known) until the ring was reached. Median and 90th percentile by
 	// the nearest rank, of the deployments of Timed; an image that was there before does
 	// not count again.
-	LeadTime    time.Duration `json:"lead_time"`
-	LeadTimeP90 time.Duration `json:"lead_time_p90"`
-	Timed       int           `json:"timed"`
+	LeadTime    float64 `json:"lead_time_seconds"`
+	LeadTimeP90 float64 `json:"lead_time_p90_seconds"`
+	Timed       int     `json:"timed"`
 	// Deployments for each day of the window.
 	Frequency float64 `json:"frequency_per_day"`
 	// The share of deployments that failed in a cluster, or that were taken back.
@@ -567,8 +574,8 @@ type DORA struct {
 	Failed   int     `json:"failed"`
 	// From the first sign of failure until a deployment of the service was healthy there
 	// again, the median over those that recovered.
-	Recovery  time.Duration `json:"recovery"`
-	Recovered int           `json:"recovered"`
+	Recovery  float64 `json:"recovery_seconds"`
+	Recovered int     `json:"recovered"`
 	// The share of deployments that were made to repair: the first of a service after one that
 	// failed or, where it was taken back, the one that took it back.
 	ReworkRate float64 `json:"rework_rate"`
@@ -608,6 +615,10 @@ type Deliveries interface {
 	Prune(ctx context.Context, q PruneQuery, by Principal) (Pruned, error)
 	// Alerts lists what somebody should look at, the longest lasting first.
 	Alerts(ctx context.Context, q AlertQuery) ([]Alert, error)
+	// Rebuild makes everything that follows from the events of a partition again, and
+	// corrects what is stored where it differs. Reports go on meanwhile. KindUnavailable:
+	// they come in faster than that can be done.
+	Rebuild(ctx context.Context, partition string) (Rebuilt, error)
 	// DORA measures a ring.
 	DORA(ctx context.Context, q DORAQuery) (DORA, error)
 	// DeliveryPartitions lists the partitions that hold anything.

@@ -273,6 +273,14 @@ func (e TraceRunParamsDirection) Valid() bool {
 	}
 }
 
+// Alert defines model for Alert.
+type Alert = waybill.Alert
+
+// AlertList defines model for AlertList.
+type AlertList struct {
+	Items []Alert `json:"items"`
+}
+
 // Answer defines model for Answer.
 type Answer struct {
 	Comment  string         `json:"comment,omitempty,omitzero"`
@@ -415,22 +423,39 @@ type CreateToken struct {
 	TTLSeconds int64 `json:"ttl_seconds,omitempty,omitzero"`
 }
 
+// DORA Delivery metrics of the deployments that reached a ring within a window.
+type DORA = waybill.DORA
+
 // Delivery What became of an event.
 type Delivery = waybill.Delivery
 
 // DeliveryEvent A report as it was taken in.
 type DeliveryEvent = waybill.DeliveryEvent
 
+// DeliveryHop One line of a trace.
+type DeliveryHop = waybill.Hop
+
 // DeliveryList defines model for DeliveryList.
 type DeliveryList struct {
 	Items []Delivery `json:"items"`
 }
+
+// DeliveryMatrix defines model for DeliveryMatrix.
+type DeliveryMatrix = waybill.Matrix
 
 // DeliveryReport What a tool, or a person, tells of a delivery. What is not known is left out; a report never clears what another one said.
 type DeliveryReport = waybill.DeliveryReport
 
 // DeliveryStage A part of the way of a change.
 type DeliveryStage = waybill.Stage
+
+// DeliveryTrace defines model for DeliveryTrace.
+type DeliveryTrace = waybill.Trace
+
+// DeliveryTraceList defines model for DeliveryTraceList.
+type DeliveryTraceList struct {
+	Items []DeliveryTrace `json:"items"`
+}
 
 // Deployment One image on its way to one ring.
 type Deployment = waybill.Deployment
@@ -572,6 +597,9 @@ type LineageObject = waybill.LineageObject
 
 // LineageRun A run in brief. Of one that is gone only what others tell.
 type LineageRun = waybill.LineageRun
+
+// MatrixCell defines model for MatrixCell.
+type MatrixCell = waybill.MatrixCell
 
 // Message defines model for Message.
 type Message struct {
@@ -771,6 +799,22 @@ type Problem struct {
 	Type string `json:"type"`
 }
 
+// PruneRequest defines model for PruneRequest.
+type PruneRequest struct {
+	DryRun bool `json:"dry_run,omitempty,omitzero"`
+
+	// Keep How many of each service and ring stay whatever their age.
+	Keep             int    `json:"keep"`
+	OlderThanSeconds int64  `json:"older_than_seconds"`
+	Partition        string `json:"partition,omitempty,omitzero"`
+}
+
+// Pruned defines model for Pruned.
+type Pruned = waybill.Pruned
+
+// PrunedDeployment defines model for PrunedDeployment.
+type PrunedDeployment = waybill.PrunedDeployment
+
 // Purge defines model for Purge.
 type Purge struct {
 	// Dead Delete dead letters instead of waiting messages.
@@ -800,6 +844,9 @@ type QueueList struct {
 	// NextCursor The cursor of the next page; null on the last.
 	NextCursor NextCursor `json:"next_cursor"`
 }
+
+// Rebuilt defines model for Rebuilt.
+type Rebuilt = waybill.Rebuilt
 
 // Received Something that was sent to a source, and what came of it.
 type Received = waybill.Received
@@ -849,8 +896,32 @@ type RetryRun struct {
 	From string `json:"from,omitempty,omitzero"`
 }
 
+// RingDifference defines model for RingDifference.
+type RingDifference = waybill.RingDifference
+
+// RingDifferenceList defines model for RingDifferenceList.
+type RingDifferenceList struct {
+	Items []RingDifference `json:"items"`
+}
+
+// RingLag defines model for RingLag.
+type RingLag = waybill.Lag
+
+// RingLagList defines model for RingLagList.
+type RingLagList struct {
+	Items []RingLag `json:"items"`
+}
+
 // Role What a token may do. Of viewer, operator and admin each may do all that the one before it may; a reporter only tells of deliveries.
 type Role = waybill.Role
+
+// Rollback defines model for Rollback.
+type Rollback = waybill.Rollback
+
+// RollbackList defines model for RollbackList.
+type RollbackList struct {
+	Items []Rollback `json:"items"`
+}
 
 // Run defines model for Run.
 type Run struct {
@@ -1287,6 +1358,17 @@ type UnitList struct {
 	Silent map[string]string `json:"silent,omitempty,omitzero"`
 }
 
+// UnlinkedItem defines model for UnlinkedItem.
+type UnlinkedItem = waybill.UnlinkedItem
+
+// UnlinkedList defines model for UnlinkedList.
+type UnlinkedList struct {
+	Items []UnlinkedItem `json:"items"`
+
+	// NextCursor The cursor of the next page; null on the last.
+	NextCursor NextCursor `json:"next_cursor"`
+}
+
 // Value Any JSON. Stored content is the object {"$file": {"sha256", "size", "name", "text"}}.
 type Value = waybill.Value
 
@@ -1359,6 +1441,12 @@ type Partition = string
 
 // PipelineName defines model for PipelineName.
 type PipelineName = string
+
+// RingFrom defines model for RingFrom.
+type RingFrom = string
+
+// RingTo defines model for RingTo.
+type RingTo = string
 
 // RuleName defines model for RuleName.
 type RuleName = string
@@ -1455,9 +1543,110 @@ type TraceObjectParams struct {
 // TraceObjectParamsDirection defines parameters for TraceObject.
 type TraceObjectParamsDirection string
 
+// ListDeliveryAlertsParams defines parameters for ListDeliveryAlerts.
+type ListDeliveryAlertsParams struct {
+	// Partition The project whose deliveries are meant; default when left out.
+	Partition Partition `form:"partition,omitempty" json:"partition,omitempty,omitzero"`
+
+	// StuckSeconds Without news for so long is stuck; not taken by a cluster for so long is unsynced. An hour without.
+	StuckSeconds int64 `form:"stuck_seconds,omitempty" json:"stuck_seconds,omitempty,omitzero"`
+
+	// SilentSeconds A cluster not heard of for so long is silent. A day without.
+	SilentSeconds int64 `form:"silent_seconds,omitempty" json:"silent_seconds,omitempty,omitzero"`
+}
+
+// DiffRingsParams defines parameters for DiffRings.
+type DiffRingsParams struct {
+	// Partition The project whose deliveries are meant; default when left out.
+	Partition Partition `form:"partition,omitempty" json:"partition,omitempty,omitzero"`
+
+	// From The ring that is ahead.
+	From RingFrom `form:"from" json:"from"`
+
+	// To The ring that follows.
+	To RingTo `form:"to" json:"to"`
+}
+
+// MeasureDeliveryParams defines parameters for MeasureDelivery.
+type MeasureDeliveryParams struct {
+	// Partition The project whose deliveries are meant; default when left out.
+	Partition Partition `form:"partition,omitempty" json:"partition,omitempty,omitzero"`
+
+	// Ring The one that counts as production.
+	Ring string `form:"ring" json:"ring"`
+
+	// Service As displayed or as stored; all of them without.
+	Service string `form:"service,omitempty" json:"service,omitempty,omitzero"`
+
+	// From 30 days before the end without.
+	From time.Time `form:"from,omitempty" json:"from,omitempty,omitzero"`
+
+	// Until Now without.
+	Until time.Time `form:"until,omitempty" json:"until,omitempty,omitzero"`
+}
+
+// LagOfRingParams defines parameters for LagOfRing.
+type LagOfRingParams struct {
+	// Partition The project whose deliveries are meant; default when left out.
+	Partition Partition `form:"partition,omitempty" json:"partition,omitempty,omitzero"`
+
+	// From The ring that is ahead.
+	From RingFrom `form:"from" json:"from"`
+
+	// To The ring that follows.
+	To RingTo `form:"to" json:"to"`
+}
+
+// GetDeliveryMatrixParams defines parameters for GetDeliveryMatrix.
+type GetDeliveryMatrixParams struct {
+	// Partition The project whose deliveries are meant; default when left out.
+	Partition Partition `form:"partition,omitempty" json:"partition,omitempty,omitzero"`
+
+	// Service As displayed or as stored.
+	Service string `form:"service,omitempty" json:"service,omitempty,omitzero"`
+	Ring    string `form:"ring,omitempty" json:"ring,omitempty,omitzero"`
+}
+
+// RebuildDeliveriesParams defines parameters for RebuildDeliveries.
+type RebuildDeliveriesParams struct {
+	// Partition The project whose deliveries are meant; default when left out.
+	Partition Partition `form:"partition,omitempty" json:"partition,omitempty,omitzero"`
+}
+
 // ListReceivedParams defines parameters for ListReceived.
 type ListReceivedParams struct {
 	Source string `form:"source,omitempty" json:"source,omitempty,omitzero"`
+
+	// Limit The most items in the answer.
+	Limit Limit `form:"limit,omitempty" json:"limit,omitempty,omitzero"`
+
+	// Cursor The next_cursor of the page before.
+	Cursor Cursor `form:"cursor,omitempty" json:"cursor,omitempty,omitzero"`
+}
+
+// ListRollbacksParams defines parameters for ListRollbacks.
+type ListRollbacksParams struct {
+	// Partition The project whose deliveries are meant; default when left out.
+	Partition Partition `form:"partition,omitempty" json:"partition,omitempty,omitzero"`
+	Ring      string    `form:"ring,omitempty" json:"ring,omitempty,omitzero"`
+
+	// Service As displayed or as stored.
+	Service string `form:"service,omitempty" json:"service,omitempty,omitzero"`
+}
+
+// TraceDeliveryParams defines parameters for TraceDelivery.
+type TraceDeliveryParams struct {
+	// Partition The project whose deliveries are meant; default when left out.
+	Partition Partition `form:"partition,omitempty" json:"partition,omitempty,omitzero"`
+
+	// Ref A commit of any of the repositories (seven digits will do), an image tag or digest, a pull request, a run or an id.
+	Ref string `form:"ref" json:"ref"`
+}
+
+// ListUnlinkedParams defines parameters for ListUnlinked.
+type ListUnlinkedParams struct {
+	// Partition The project whose deliveries are meant; default when left out.
+	Partition Partition `form:"partition,omitempty" json:"partition,omitempty,omitzero"`
 
 	// Limit The most items in the answer.
 	Limit Limit `form:"limit,omitempty" json:"limit,omitempty,omitzero"`
@@ -1741,6 +1930,9 @@ type ListSpektateDeploymentsParams struct {
 
 // CreateBackupTextRequestBody defines body for CreateBackup for text/plain ContentType.
 type CreateBackupTextRequestBody = CreateBackupTextBody
+
+// PruneDeliveriesJSONRequestBody defines body for PruneDeliveries for application/json ContentType.
+type PruneDeliveriesJSONRequestBody = PruneRequest
 
 // ReportDeliveryJSONRequestBody defines body for ReportDelivery for application/json ContentType.
 type ReportDeliveryJSONRequestBody = DeliveryReport

@@ -28,6 +28,15 @@ func (s *Service) DORA(ctx context.Context, q waybill.DORAQuery) (waybill.DORA, 
 	if q.Ring == "" || !q.From.Before(q.Until) {
 		return out, waybill.E(waybill.KindInvalid, "the delivery metrics need a ring, and a window that ends after it begins")
 	}
+	// Before anything was reported nothing can have been counted.
+	begun, err := s.begun(ctx, q.Partition)
+	if err != nil {
+		return out, err
+	}
+	if begun.After(out.From) && begun.Before(out.Until) {
+		out.From = begun
+		out.Approximate = append(out.Approximate, "nothing was reported before "+begun.Format(time.RFC3339)+": the window begins then")
+	}
 	var rows []waybill.Deployment
 	f := waybill.DeploymentFilter{Partition: q.Partition, Ring: q.Ring, Service: q.Service, Since: q.From.Add(-lookback), Limit: 1000, Asc: true}
 	for {
@@ -42,6 +51,15 @@ func (s *Service) DORA(ctx context.Context, q waybill.DORAQuery) (waybill.DORA, 
 	}
 	measure(&out, rows)
 	return out, nil
+}
+
+// begun is when the first that a partition knows of happened, zero when it knows of nothing.
+func (s *Service) begun(ctx context.Context, partition string) (time.Time, error) {
+	page, err := s.Deployments(ctx, waybill.DeploymentFilter{Partition: partition, Sort: waybill.SortCreated, Asc: true, Limit: 1})
+	if err != nil || len(page.Items) == 0 {
+		return time.Time{}, err
+	}
+	return page.Items[0].CreatedAt, nil
 }
 
 // measure computes the metrics of rows of one ring.
@@ -96,8 +114,8 @@ func measure(out *waybill.DORA, rows []waybill.Deployment) {
 			leads = append(leads, l.healthy.Sub(begin))
 		}
 	}
-	out.Timed, out.LeadTime, out.LeadTimeP90 = len(leads), rank(leads, 50), rank(leads, 90)
-	out.Recovery = rank(repairs, 50)
+	out.Timed, out.LeadTime, out.LeadTimeP90 = len(leads), rank(leads, 50).Seconds(), rank(leads, 90).Seconds()
+	out.Recovery = rank(repairs, 50).Seconds()
 	out.Frequency = float64(out.Deployments) / (out.Until.Sub(out.From).Hours() / 24)
 	if out.Deployments > 0 {
 		out.FailRate = float64(out.Failed) / float64(out.Deployments)

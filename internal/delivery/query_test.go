@@ -189,9 +189,9 @@ func TestF82Lag(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	late := 48*time.Hour - 2*time.Minute // since the manifests of the third day
+	late := (48*time.Hour - 2*time.Minute).Seconds() // since the manifests of the third day
 	want := []waybill.Lag{
-		{Service: "api", Behind: -1, Time: late, From: "api:1"}, {Service: "app", Behind: 1, Time: late, From: "app:3", To: "app:2"},
+		{Service: "api", Behind: -1, Seconds: late, From: "api:1"}, {Service: "app", Behind: 1, Seconds: late, From: "app:3", To: "app:2"},
 		{Service: "web", From: "web:1", To: "web:1"},
 	}
 	if d := diff.Diff(want, got); d != "" {
@@ -239,8 +239,8 @@ func TestF84DORA(t *testing.T) {
 		// service and told of by no cluster. Lead times: 1: d0-1h → d1+2h = 27h; 3: d2-1h → d4+1h = 50h; the
 		// return of 1 is not new. Recovery: d3+1h → d3+5h.
 		want := waybill.DORA{
-			Ring: "prod", Service: "app", From: day(0), Until: day(10), Deployments: 4, LeadTime: 27 * time.Hour, LeadTimeP90: 50 * time.Hour, Timed: 2,
-			Frequency: 0.4, FailRate: 0.25, Failed: 1, Recovery: 4 * time.Hour, Recovered: 1, ReworkRate: 0.25, Rework: 1,
+			Ring: "prod", Service: "app", From: day(0), Until: day(10), Deployments: 4, LeadTime: 27 * 3600, LeadTimeP90: 50 * 3600, Timed: 2,
+			Frequency: 0.4, FailRate: 0.25, Failed: 1, Recovery: 4 * 3600, Recovered: 1, ReworkRate: 0.25, Rework: 1,
 			Approximate: []string{"failures are those that clusters told of, and deployments that were taken back; incidents are not known"},
 		}
 		if d := diff.Diff(want, got); d != "" {
@@ -248,7 +248,7 @@ func TestF84DORA(t *testing.T) {
 		}
 		// No cluster tells of dev; an hour and two minutes each.
 		got, err = s.DORA(t.Context(), waybill.DORAQuery{Ring: "dev", From: day(0), Until: day(10)})
-		if err != nil || got.Deployments != 5 || got.LeadTime != time.Hour+2*time.Minute || got.Failed != 0 || len(got.Approximate) != 2 {
+		if err != nil || got.Deployments != 5 || got.LeadTime != 3720 || got.Failed != 0 || len(got.Approximate) != 2 {
 			t.Errorf("%+v %v", got, err)
 		}
 		// What is before the window counts only as what was there.

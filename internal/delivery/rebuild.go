@@ -12,13 +12,6 @@ import (
 	"github.com/waybill-run/waybill/internal/store"
 )
 
-// Rebuilt tells of a rebuild.
-type Rebuilt struct {
-	Events int64 // that were applied
-	Rows   int   // deployments there are
-	Fixed  int   // stored values that were not what the events say
-}
-
 // chunk is how many rows a rebuild writes at once.
 const chunk = 500
 
@@ -26,7 +19,7 @@ const chunk = 500
 // corrects what is stored where it differs. Reports go on meanwhile: when one is taken
 // in, the rebuild begins anew, and gives up with KindUnavailable after some times. It
 // holds the partition in memory.
-func (s *Service) Rebuild(ctx context.Context, partition string) (Rebuilt, error) {
+func (s *Service) Rebuild(ctx context.Context, partition string) (waybill.Rebuilt, error) {
 	if partition == "" {
 		partition = DefaultPartition
 	}
@@ -36,17 +29,17 @@ func (s *Service) Rebuild(ctx context.Context, partition string) (Rebuilt, error
 			return out, err
 		}
 	}
-	return Rebuilt{}, waybill.E(waybill.KindUnavailable, "reports of partition %.40q come in faster than it can be rebuilt", partition)
+	return waybill.Rebuilt{}, waybill.E(waybill.KindUnavailable, "reports of partition %.40q come in faster than it can be rebuilt", partition)
 }
 
-func (s *Service) rebuild(ctx context.Context, partition string) (Rebuilt, error) {
+func (s *Service) rebuild(ctx context.Context, partition string) (waybill.Rebuilt, error) {
 	src := newStored(ctx, s.o.Store)
 	var h head
 	if _, err := src.get(tableHead, escape(partition), &h); err != nil {
-		return Rebuilt{}, err
+		return waybill.Rebuilt{}, err
 	}
 	m := newMemory()
-	var out Rebuilt
+	var out waybill.Rebuilt
 	for cursor := ""; ; {
 		page, err := s.o.Store.Query(ctx, store.Query{
 			Table: tableEvent, Order: "seq", Limit: 1000, After: cursor,

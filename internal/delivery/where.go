@@ -148,9 +148,9 @@ func (s *Service) Lag(ctx context.Context, partition, from, to string) ([]waybil
 		}
 		switch {
 		case l.Behind > 0:
-			l.Time = now.Sub(p.from[l.Behind-1].Since)
+			l.Seconds = now.Sub(p.from[l.Behind-1].Since).Seconds()
 		case l.Behind < 0:
-			l.Time = now.Sub(p.from[len(p.from)-1].Since)
+			l.Seconds = now.Sub(p.from[len(p.from)-1].Since).Seconds()
 		}
 		out = append(out, l)
 	}

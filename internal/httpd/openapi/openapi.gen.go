@@ -279,6 +279,14 @@ func (e TraceRunParamsDirection) Valid() bool {
 	}
 }
 
+// Alert defines model for Alert.
+type Alert = waybill.Alert
+
+// AlertList defines model for AlertList.
+type AlertList struct {
+	Items []Alert `json:"items"`
+}
+
 // Answer defines model for Answer.
 type Answer struct {
 	Comment  string         `json:"comment,omitempty,omitzero"`
@@ -421,22 +429,39 @@ type CreateToken struct {
 	TTLSeconds int64 `json:"ttl_seconds,omitempty,omitzero"`
 }
 
+// DORA Delivery metrics of the deployments that reached a ring within a window.
+type DORA = waybill.DORA
+
 // Delivery What became of an event.
 type Delivery = waybill.Delivery
 
 // DeliveryEvent A report as it was taken in.
 type DeliveryEvent = waybill.DeliveryEvent
 
+// DeliveryHop One line of a trace.
+type DeliveryHop = waybill.Hop
+
 // DeliveryList defines model for DeliveryList.
 type DeliveryList struct {
 	Items []Delivery `json:"items"`
 }
+
+// DeliveryMatrix defines model for DeliveryMatrix.
+type DeliveryMatrix = waybill.Matrix
 
 // DeliveryReport What a tool, or a person, tells of a delivery. What is not known is left out; a report never clears what another one said.
 type DeliveryReport = waybill.DeliveryReport
 
 // DeliveryStage A part of the way of a change.
 type DeliveryStage = waybill.Stage
+
+// DeliveryTrace defines model for DeliveryTrace.
+type DeliveryTrace = waybill.Trace
+
+// DeliveryTraceList defines model for DeliveryTraceList.
+type DeliveryTraceList struct {
+	Items []DeliveryTrace `json:"items"`
+}
 
 // Deployment One image on its way to one ring.
 type Deployment = waybill.Deployment
@@ -578,6 +603,9 @@ type LineageObject = waybill.LineageObject
 
 // LineageRun A run in brief. Of one that is gone only what others tell.
 type LineageRun = waybill.LineageRun
+
+// MatrixCell defines model for MatrixCell.
+type MatrixCell = waybill.MatrixCell
 
 // Message defines model for Message.
 type Message struct {
@@ -777,6 +805,22 @@ type Problem struct {
 	Type string `json:"type"`
 }
 
+// PruneRequest defines model for PruneRequest.
+type PruneRequest struct {
+	DryRun bool `json:"dry_run,omitempty,omitzero"`
+
+	// Keep How many of each service and ring stay whatever their age.
+	Keep             int    `json:"keep"`
+	OlderThanSeconds int64  `json:"older_than_seconds"`
+	Partition        string `json:"partition,omitempty,omitzero"`
+}
+
+// Pruned defines model for Pruned.
+type Pruned = waybill.Pruned
+
+// PrunedDeployment defines model for PrunedDeployment.
+type PrunedDeployment = waybill.PrunedDeployment
+
 // Purge defines model for Purge.
 type Purge struct {
 	// Dead Delete dead letters instead of waiting messages.
@@ -806,6 +850,9 @@ type QueueList struct {
 	// NextCursor The cursor of the next page; null on the last.
 	NextCursor NextCursor `json:"next_cursor"`
 }
+
+// Rebuilt defines model for Rebuilt.
+type Rebuilt = waybill.Rebuilt
 
 // Received Something that was sent to a source, and what came of it.
 type Received = waybill.Received
@@ -855,8 +902,32 @@ type RetryRun struct {
 	From string `json:"from,omitempty,omitzero"`
 }
 
+// RingDifference defines model for RingDifference.
+type RingDifference = waybill.RingDifference
+
+// RingDifferenceList defines model for RingDifferenceList.
+type RingDifferenceList struct {
+	Items []RingDifference `json:"items"`
+}
+
+// RingLag defines model for RingLag.
+type RingLag = waybill.Lag
+
+// RingLagList defines model for RingLagList.
+type RingLagList struct {
+	Items []RingLag `json:"items"`
+}
+
 // Role What a token may do. Of viewer, operator and admin each may do all that the one before it may; a reporter only tells of deliveries.
 type Role = waybill.Role
+
+// Rollback defines model for Rollback.
+type Rollback = waybill.Rollback
+
+// RollbackList defines model for RollbackList.
+type RollbackList struct {
+	Items []Rollback `json:"items"`
+}
 
 // Run defines model for Run.
 type Run struct {
@@ -1293,6 +1364,17 @@ type UnitList struct {
 	Silent map[string]string `json:"silent,omitempty,omitzero"`
 }
 
+// UnlinkedItem defines model for UnlinkedItem.
+type UnlinkedItem = waybill.UnlinkedItem
+
+// UnlinkedList defines model for UnlinkedList.
+type UnlinkedList struct {
+	Items []UnlinkedItem `json:"items"`
+
+	// NextCursor The cursor of the next page; null on the last.
+	NextCursor NextCursor `json:"next_cursor"`
+}
+
 // Value Any JSON. Stored content is the object {"$file": {"sha256", "size", "name", "text"}}.
 type Value = waybill.Value
 
@@ -1365,6 +1447,12 @@ type Partition = string
 
 // PipelineName defines model for PipelineName.
 type PipelineName = string
+
+// RingFrom defines model for RingFrom.
+type RingFrom = string
+
+// RingTo defines model for RingTo.
+type RingTo = string
 
 // RuleName defines model for RuleName.
 type RuleName = string
@@ -1461,9 +1549,110 @@ type TraceObjectParams struct {
 // TraceObjectParamsDirection defines parameters for TraceObject.
 type TraceObjectParamsDirection string
 
+// ListDeliveryAlertsParams defines parameters for ListDeliveryAlerts.
+type ListDeliveryAlertsParams struct {
+	// Partition The project whose deliveries are meant; default when left out.
+	Partition Partition `form:"partition,omitempty" json:"partition,omitempty,omitzero"`
+
+	// StuckSeconds Without news for so long is stuck; not taken by a cluster for so long is unsynced. An hour without.
+	StuckSeconds int64 `form:"stuck_seconds,omitempty" json:"stuck_seconds,omitempty,omitzero"`
+
+	// SilentSeconds A cluster not heard of for so long is silent. A day without.
+	SilentSeconds int64 `form:"silent_seconds,omitempty" json:"silent_seconds,omitempty,omitzero"`
+}
+
+// DiffRingsParams defines parameters for DiffRings.
+type DiffRingsParams struct {
+	// Partition The project whose deliveries are meant; default when left out.
+	Partition Partition `form:"partition,omitempty" json:"partition,omitempty,omitzero"`
+
+	// From The ring that is ahead.
+	From RingFrom `form:"from" json:"from"`
+
+	// To The ring that follows.
+	To RingTo `form:"to" json:"to"`
+}
+
+// MeasureDeliveryParams defines parameters for MeasureDelivery.
+type MeasureDeliveryParams struct {
+	// Partition The project whose deliveries are meant; default when left out.
+	Partition Partition `form:"partition,omitempty" json:"partition,omitempty,omitzero"`
+
+	// Ring The one that counts as production.
+	Ring string `form:"ring" json:"ring"`
+
+	// Service As displayed or as stored; all of them without.
+	Service string `form:"service,omitempty" json:"service,omitempty,omitzero"`
+
+	// From 30 days before the end without.
+	From time.Time `form:"from,omitempty" json:"from,omitempty,omitzero"`
+
+	// Until Now without.
+	Until time.Time `form:"until,omitempty" json:"until,omitempty,omitzero"`
+}
+
+// LagOfRingParams defines parameters for LagOfRing.
+type LagOfRingParams struct {
+	// Partition The project whose deliveries are meant; default when left out.
+	Partition Partition `form:"partition,omitempty" json:"partition,omitempty,omitzero"`
+
+	// From The ring that is ahead.
+	From RingFrom `form:"from" json:"from"`
+
+	// To The ring that follows.
+	To RingTo `form:"to" json:"to"`
+}
+
+// GetDeliveryMatrixParams defines parameters for GetDeliveryMatrix.
+type GetDeliveryMatrixParams struct {
+	// Partition The project whose deliveries are meant; default when left out.
+	Partition Partition `form:"partition,omitempty" json:"partition,omitempty,omitzero"`
+
+	// Service As displayed or as stored.
+	Service string `form:"service,omitempty" json:"service,omitempty,omitzero"`
+	Ring    string `form:"ring,omitempty" json:"ring,omitempty,omitzero"`
+}
+
+// RebuildDeliveriesParams defines parameters for RebuildDeliveries.
+type RebuildDeliveriesParams struct {
+	// Partition The project whose deliveries are meant; default when left out.
+	Partition Partition `form:"partition,omitempty" json:"partition,omitempty,omitzero"`
+}
+
 // ListReceivedParams defines parameters for ListReceived.
 type ListReceivedParams struct {
 	Source string `form:"source,omitempty" json:"source,omitempty,omitzero"`
+
+	// Limit The most items in the answer.
+	Limit Limit `form:"limit,omitempty" json:"limit,omitempty,omitzero"`
+
+	// Cursor The next_cursor of the page before.
+	Cursor Cursor `form:"cursor,omitempty" json:"cursor,omitempty,omitzero"`
+}
+
+// ListRollbacksParams defines parameters for ListRollbacks.
+type ListRollbacksParams struct {
+	// Partition The project whose deliveries are meant; default when left out.
+	Partition Partition `form:"partition,omitempty" json:"partition,omitempty,omitzero"`
+	Ring      string    `form:"ring,omitempty" json:"ring,omitempty,omitzero"`
+
+	// Service As displayed or as stored.
+	Service string `form:"service,omitempty" json:"service,omitempty,omitzero"`
+}
+
+// TraceDeliveryParams defines parameters for TraceDelivery.
+type TraceDeliveryParams struct {
+	// Partition The project whose deliveries are meant; default when left out.
+	Partition Partition `form:"partition,omitempty" json:"partition,omitempty,omitzero"`
+
+	// Ref A commit of any of the repositories (seven digits will do), an image tag or digest, a pull request, a run or an id.
+	Ref string `form:"ref" json:"ref"`
+}
+
+// ListUnlinkedParams defines parameters for ListUnlinked.
+type ListUnlinkedParams struct {
+	// Partition The project whose deliveries are meant; default when left out.
+	Partition Partition `form:"partition,omitempty" json:"partition,omitempty,omitzero"`
 
 	// Limit The most items in the answer.
 	Limit Limit `form:"limit,omitempty" json:"limit,omitempty,omitzero"`
@@ -1748,6 +1937,9 @@ type ListSpektateDeploymentsParams struct {
 // CreateBackupTextRequestBody defines body for CreateBackup for text/plain ContentType.
 type CreateBackupTextRequestBody = CreateBackupTextBody
 
+// PruneDeliveriesJSONRequestBody defines body for PruneDeliveries for application/json ContentType.
+type PruneDeliveriesJSONRequestBody = PruneRequest
+
 // ReportDeliveryJSONRequestBody defines body for ReportDelivery for application/json ContentType.
 type ReportDeliveryJSONRequestBody = DeliveryReport
 
@@ -1825,9 +2017,30 @@ type ServerInterface interface {
 	// TraceObject Follow an object to the runs and objects that it came of and that came of it
 	// (GET /api/v1/buckets/{bucket}/trace/{key})
 	TraceObject(w http.ResponseWriter, r *http.Request, bucket BucketName, key ObjectKey, params TraceObjectParams)
+	// ListDeliveryAlerts List what somebody should look at, the longest lasting first
+	// (GET /api/v1/deliveries/alerts)
+	ListDeliveryAlerts(w http.ResponseWriter, r *http.Request, params ListDeliveryAlertsParams)
+	// DiffRings List the services that are not the same in two rings
+	// (GET /api/v1/deliveries/diff)
+	DiffRings(w http.ResponseWriter, r *http.Request, params DiffRingsParams)
+	// MeasureDelivery Measure the delivery to a ring
+	// (GET /api/v1/deliveries/dora)
+	MeasureDelivery(w http.ResponseWriter, r *http.Request, params MeasureDeliveryParams)
+	// LagOfRing Tell how far a ring is behind another, service by service
+	// (GET /api/v1/deliveries/lag)
+	LagOfRing(w http.ResponseWriter, r *http.Request, params LagOfRingParams)
+	// GetDeliveryMatrix Tell what is where
+	// (GET /api/v1/deliveries/matrix)
+	GetDeliveryMatrix(w http.ResponseWriter, r *http.Request, params GetDeliveryMatrixParams)
 	// ListDeliveryPartitions List the partitions that hold anything
 	// (GET /api/v1/deliveries/partitions)
 	ListDeliveryPartitions(w http.ResponseWriter, r *http.Request)
+	// PruneDeliveries Forget deployments that are old
+	// (POST /api/v1/deliveries/prune)
+	PruneDeliveries(w http.ResponseWriter, r *http.Request)
+	// RebuildDeliveries Make everything that follows from the events of a partition again
+	// (POST /api/v1/deliveries/rebuild)
+	RebuildDeliveries(w http.ResponseWriter, r *http.Request, params RebuildDeliveriesParams)
 	// ListReceived List what was sent to the sources, newest first
 	// (GET /api/v1/deliveries/received)
 	ListReceived(w http.ResponseWriter, r *http.Request, params ListReceivedParams)
@@ -1837,9 +2050,18 @@ type ServerInterface interface {
 	// ReportDelivery Tell of a delivery
 	// (POST /api/v1/deliveries/reports)
 	ReportDelivery(w http.ResponseWriter, r *http.Request)
+	// ListRollbacks Tell what to go back to, cluster by cluster
+	// (GET /api/v1/deliveries/rollbacks)
+	ListRollbacks(w http.ResponseWriter, r *http.Request, params ListRollbacksParams)
 	// ListIngestSources List the sources that tools can send to
 	// (GET /api/v1/deliveries/sources)
 	ListIngestSources(w http.ResponseWriter, r *http.Request)
+	// TraceDelivery Find every deployment that a reference leads to, with its way hop by hop
+	// (GET /api/v1/deliveries/trace)
+	TraceDelivery(w http.ResponseWriter, r *http.Request, params TraceDeliveryParams)
+	// ListUnlinked List what was reported and belongs to nothing that is known, newest first
+	// (GET /api/v1/deliveries/unlinked)
+	ListUnlinked(w http.ResponseWriter, r *http.Request, params ListUnlinkedParams)
 	// ListDeployments List deployments, those with the newest news first
 	// (GET /api/v1/deployments)
 	ListDeployments(w http.ResponseWriter, r *http.Request, params ListDeploymentsParams)
@@ -2580,11 +2802,379 @@ func (siw *ServerInterfaceWrapper) TraceObject(w http.ResponseWriter, r *http.Re
 	handler.ServeHTTP(w, r)
 }
 
+// ListDeliveryAlerts operation middleware
+func (siw *ServerInterfaceWrapper) ListDeliveryAlerts(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListDeliveryAlertsParams
+
+	// ------------- Optional query parameter "partition" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "partition", r.URL.Query(), &params.Partition, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "partition"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "partition", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "stuck_seconds" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "stuck_seconds", r.URL.Query(), &params.StuckSeconds, runtime.BindQueryParameterOptions{Type: "integer", Format: "int64"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "stuck_seconds"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "stuck_seconds", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "silent_seconds" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "silent_seconds", r.URL.Query(), &params.SilentSeconds, runtime.BindQueryParameterOptions{Type: "integer", Format: "int64"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "silent_seconds"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "silent_seconds", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListDeliveryAlerts(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DiffRings operation middleware
+func (siw *ServerInterfaceWrapper) DiffRings(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params DiffRingsParams
+
+	// ------------- Optional query parameter "partition" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "partition", r.URL.Query(), &params.Partition, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "partition"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "partition", Err: err})
+		}
+		return
+	}
+
+	// ------------- Required query parameter "from" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, true, "from", r.URL.Query(), &params.From, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "from"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "from", Err: err})
+		}
+		return
+	}
+
+	// ------------- Required query parameter "to" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, true, "to", r.URL.Query(), &params.To, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "to"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "to", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DiffRings(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// MeasureDelivery operation middleware
+func (siw *ServerInterfaceWrapper) MeasureDelivery(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params MeasureDeliveryParams
+
+	// ------------- Optional query parameter "partition" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "partition", r.URL.Query(), &params.Partition, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "partition"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "partition", Err: err})
+		}
+		return
+	}
+
+	// ------------- Required query parameter "ring" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, true, "ring", r.URL.Query(), &params.Ring, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "ring"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "ring", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "service" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "service", r.URL.Query(), &params.Service, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "service"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "service", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "from" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "from", r.URL.Query(), &params.From, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "from"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "from", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "until" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "until", r.URL.Query(), &params.Until, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "until"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "until", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.MeasureDelivery(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// LagOfRing operation middleware
+func (siw *ServerInterfaceWrapper) LagOfRing(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params LagOfRingParams
+
+	// ------------- Optional query parameter "partition" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "partition", r.URL.Query(), &params.Partition, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "partition"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "partition", Err: err})
+		}
+		return
+	}
+
+	// ------------- Required query parameter "from" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, true, "from", r.URL.Query(), &params.From, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "from"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "from", Err: err})
+		}
+		return
+	}
+
+	// ------------- Required query parameter "to" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, true, "to", r.URL.Query(), &params.To, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "to"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "to", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.LagOfRing(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetDeliveryMatrix operation middleware
+func (siw *ServerInterfaceWrapper) GetDeliveryMatrix(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params GetDeliveryMatrixParams
+
+	// ------------- Optional query parameter "partition" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "partition", r.URL.Query(), &params.Partition, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "partition"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "partition", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "service" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "service", r.URL.Query(), &params.Service, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "service"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "service", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "ring" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "ring", r.URL.Query(), &params.Ring, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "ring"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "ring", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetDeliveryMatrix(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ListDeliveryPartitions operation middleware
 func (siw *ServerInterfaceWrapper) ListDeliveryPartitions(w http.ResponseWriter, r *http.Request) {
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ListDeliveryPartitions(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// PruneDeliveries operation middleware
+func (siw *ServerInterfaceWrapper) PruneDeliveries(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.PruneDeliveries(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// RebuildDeliveries operation middleware
+func (siw *ServerInterfaceWrapper) RebuildDeliveries(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params RebuildDeliveriesParams
+
+	// ------------- Optional query parameter "partition" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "partition", r.URL.Query(), &params.Partition, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "partition"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "partition", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.RebuildDeliveries(w, r, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -2693,11 +3283,175 @@ func (siw *ServerInterfaceWrapper) ReportDelivery(w http.ResponseWriter, r *http
 	handler.ServeHTTP(w, r)
 }
 
+// ListRollbacks operation middleware
+func (siw *ServerInterfaceWrapper) ListRollbacks(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListRollbacksParams
+
+	// ------------- Optional query parameter "partition" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "partition", r.URL.Query(), &params.Partition, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "partition"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "partition", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "ring" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "ring", r.URL.Query(), &params.Ring, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "ring"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "ring", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "service" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "service", r.URL.Query(), &params.Service, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "service"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "service", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListRollbacks(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ListIngestSources operation middleware
 func (siw *ServerInterfaceWrapper) ListIngestSources(w http.ResponseWriter, r *http.Request) {
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ListIngestSources(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// TraceDelivery operation middleware
+func (siw *ServerInterfaceWrapper) TraceDelivery(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params TraceDeliveryParams
+
+	// ------------- Optional query parameter "partition" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "partition", r.URL.Query(), &params.Partition, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "partition"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "partition", Err: err})
+		}
+		return
+	}
+
+	// ------------- Required query parameter "ref" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, true, "ref", r.URL.Query(), &params.Ref, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "ref"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "ref", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.TraceDelivery(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListUnlinked operation middleware
+func (siw *ServerInterfaceWrapper) ListUnlinked(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListUnlinkedParams
+
+	// ------------- Optional query parameter "partition" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "partition", r.URL.Query(), &params.Partition, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "partition"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "partition", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", r.URL.Query(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListUnlinked(w, r, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -5348,11 +6102,21 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodPut+" "+options.BaseURL+"/api/v1/buckets/{bucket}/objects/{key}", wrapper.PutObject)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/buckets/{bucket}/scan", wrapper.ScanBucket)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/buckets/{bucket}/trace/{key}", wrapper.TraceObject)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/deliveries/alerts", wrapper.ListDeliveryAlerts)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/deliveries/diff", wrapper.DiffRings)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/deliveries/dora", wrapper.MeasureDelivery)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/deliveries/lag", wrapper.LagOfRing)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/deliveries/matrix", wrapper.GetDeliveryMatrix)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/deliveries/partitions", wrapper.ListDeliveryPartitions)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/deliveries/prune", wrapper.PruneDeliveries)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/deliveries/rebuild", wrapper.RebuildDeliveries)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/deliveries/received", wrapper.ListReceived)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/deliveries/received/{id}", wrapper.GetReceived)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/deliveries/reports", wrapper.ReportDelivery)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/deliveries/rollbacks", wrapper.ListRollbacks)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/deliveries/sources", wrapper.ListIngestSources)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/deliveries/trace", wrapper.TraceDelivery)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/deliveries/unlinked", wrapper.ListUnlinked)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/deployments", wrapper.ListDeployments)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/deployments/{id}", wrapper.GetDeployment)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/doctor", wrapper.GetDoctor)
