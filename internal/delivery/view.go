@@ -159,6 +159,10 @@ func (s *state) compose(b, c *part, ms []*part) *view {
 	for _, x := range v.parts { // what only the report of a run knew
 		if x.Kind == waybill.ReportRun && x.Stage == waybill.StageManifest {
 			d.ManifestRepo = cmp.Or(d.ManifestRepo, x.ManifestRepo)
+			d.ConfigRepo = cmp.Or(d.ConfigRepo, x.ConfigRepo)
+		}
+		if x.Kind == waybill.ReportRun && x.Stage == waybill.StageBuild {
+			d.SourceRepo = cmp.Or(d.SourceRepo, x.SourceRepo)
 		}
 	}
 	if c != nil {

@@ -346,13 +346,22 @@ func (c *Client) broken(ctx context.Context, err error) error {
 	case errors.Is(err, context.Canceled):
 		return c.fail(waybill.KindCanceled, "the call was canceled: %w", err)
 	case errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil || timedOut(err):
-		return c.fail(waybill.KindUnavailable, "%s does not answer within %s", c.who(), c.o.Timeout)
+		return away(c.fail(waybill.KindUnavailable, "%s does not answer within %s", c.who(), c.o.Timeout))
 	}
 	var u *url.Error
 	if errors.As(err, &u) {
 		err = u.Err
 	}
-	return c.fail(waybill.KindUnavailable, "%s cannot be reached: %s", c.who(), brief(err.Error()))
+	return away(c.fail(waybill.KindUnavailable, "%s cannot be reached: %s", c.who(), brief(err.Error())))
+}
+
+// ErrAway is in the chain of errors that say that a provider cannot be reached or does
+// not answer at all: nothing else that it is asked now will be answered.
+var ErrAway = errors.New("the provider is away")
+
+func away(e *waybill.Error) *waybill.Error {
+	e.Err = ErrAway
+	return e
 }
 
 func timedOut(err error) bool {
