@@ -366,20 +366,8 @@ func started(runs []waybill.StartedRun, name string) bool {
 
 // Sweep forgets events that were delivered longer ago than Remember.
 func (e *Events) Sweep(ctx context.Context, now time.Time) error {
-	for {
-		page, err := e.o.Store.Query(ctx, store.Query{
-			Table: tableSeen, Order: "at", Limit: 500,
-			Where: []store.Where{{Column: "at", Op: store.Lt, Value: now.Add(-Remember).UnixMilli()}},
-		})
-		if err != nil || len(page.Rows) == 0 {
-			return err
-		}
-		puts := make([]store.Put, len(page.Rows))
-		for i, r := range page.Rows {
-			puts[i] = store.Put{Table: tableSeen, Key: r.Key, Rev: store.AnyRev}
-		}
-		if err := e.o.Store.Commit(ctx, &store.Commit{Puts: puts}); err != nil {
-			return err
-		}
-	}
+	_, err := store.Forget(ctx, e.o.Store, store.Query{
+		Table: tableSeen, Order: "at", Where: []store.Where{{Column: "at", Op: store.Lt, Value: now.Add(-Remember).UnixMilli()}},
+	})
+	return err
 }

@@ -253,20 +253,8 @@ func (e *Events) Settled(ctx context.Context, m Message) error {
 
 // SweepMessages forgets messages without an id that were never settled.
 func (e *Events) SweepMessages(ctx context.Context, now time.Time) error {
-	for {
-		page, err := e.o.Store.Query(ctx, store.Query{
-			Table: tableOpen, Order: "at", Limit: 500,
-			Where: []store.Where{{Column: "at", Op: store.Lt, Value: now.Add(-Remember).UnixMilli()}},
-		})
-		if err != nil || len(page.Rows) == 0 {
-			return err
-		}
-		puts := make([]store.Put, len(page.Rows))
-		for i, r := range page.Rows {
-			puts[i] = store.Put{Table: tableOpen, Key: r.Key, Rev: store.AnyRev}
-		}
-		if err := e.o.Store.Commit(ctx, &store.Commit{Puts: puts}); err != nil {
-			return err
-		}
-	}
+	_, err := store.Forget(ctx, e.o.Store, store.Query{
+		Table: tableOpen, Order: "at", Where: []store.Where{{Column: "at", Op: store.Lt, Value: now.Add(-Remember).UnixMilli()}},
+	})
+	return err
 }

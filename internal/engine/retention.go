@@ -25,26 +25,10 @@ func (e *Engine) Sweep(ctx context.Context, age time.Duration) (int, error) {
 	if err != nil {
 		return gone, err
 	}
-	for after := ""; ; {
-		page, err := e.o.Store.Query(ctx, store.Query{
-			Table: tableIdem, Order: "at", Limit: 500, After: after, Where: []store.Where{{Column: "at", Op: store.Lt, Value: limit}},
-		})
-		if err != nil {
-			return gone, err
-		}
-		c := &store.Commit{}
-		for _, row := range page.Rows {
-			c.Puts = append(c.Puts, store.Put{Table: tableIdem, Key: row.Key, Rev: row.Rev})
-		}
-		if len(c.Puts) > 0 {
-			if err := e.o.Store.Commit(ctx, c); err != nil && !errors.Is(err, store.ErrConflict) {
-				return gone, err
-			}
-		}
-		if after = page.Next; after == "" {
-			return gone, nil
-		}
-	}
+	_, err = store.Forget(ctx, e.o.Store, store.Query{
+		Table: tableIdem, Order: "at", Where: []store.Where{{Column: "at", Op: store.Lt, Value: limit}},
+	})
+	return gone, err
 }
 
 // sweep forgets the runs of which a column is over 0 and under a limit.

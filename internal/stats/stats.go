@@ -295,22 +295,8 @@ func percentile(took map[int]int64, share float64) time.Duration {
 // Sweep forgets counts older than Keep.
 func (s *Stats) Sweep(ctx context.Context) error {
 	oldest := s.o.Store.Now().UTC().Add(-Keep).Format(dayLayout)
-	for {
-		page, err := s.o.Store.Query(ctx, store.Query{
-			Table: tableDay, Limit: 500, Where: []store.Where{{Column: "key", Op: store.Lt, Value: oldest}},
-		})
-		if err != nil || len(page.Rows) == 0 {
-			return err
-		}
-		c := &store.Commit{}
-		for _, r := range page.Rows {
-			c.Puts = append(c.Puts, store.Put{Table: tableDay, Key: r.Key, Rev: r.Rev})
-		}
-		if err := s.o.Store.Commit(ctx, c); err != nil {
-			if errors.Is(err, store.ErrConflict) {
-				return nil // another server does the same
-			}
-			return err
-		}
-	}
+	_, err := store.Forget(ctx, s.o.Store, store.Query{
+		Table: tableDay, Where: []store.Where{{Column: "key", Op: store.Lt, Value: oldest}},
+	})
+	return err
 }
