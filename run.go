@@ -104,7 +104,7 @@ type Cells struct {
 	Next      int `json:"next"` // cells before it have begun
 	Running   int `json:"running"`
 	Succeeded int `json:"succeeded"`
-	Failed    int `json:"failed"` // ended otherwise, cancelled ones left out
+	Failed    int `json:"failed"` // ended otherwise, canceled ones left out
 	Canceled  int `json:"canceled"`
 
 	First      string `json:"first_failed,omitempty"` // the cell that failed first

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -53,6 +54,13 @@ func (a *app) showRun(w io.Writer, r client.RunDetail) {
 	field("canceled", r.CancelBy)
 	field("retry of", r.RetryOf)
 	field("paused by", r.PausedBy)
+	var former []string
+	for _, s := range r.Steps {
+		if s.ReusedFrom != "" && !slices.Contains(former, s.ReusedFrom) {
+			former = append(former, s.ReusedFrom)
+		}
+	}
+	field("reused from", strings.Join(former, ", "))
 	if r.Parent != nil {
 		field("part of", fmt.Sprintf("run %s, step %s", r.Parent.Run, r.Parent.Step))
 	}
@@ -76,6 +84,9 @@ func (a *app) showRun(w io.Writer, r client.RunDetail) {
 			name := s.Name
 			if s.Group != "" {
 				name = s.Group + ": " + name
+			}
+			if s.ReusedFrom != "" {
+				attempts = "reused"
 			}
 			row(name, s.Runner, s.Status, attempts, a.took(s.StartedAt, s.FinishedAt), exit, shorten(s.Error, 80))
 		}
