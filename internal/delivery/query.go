@@ -61,8 +61,8 @@ func (s *Service) Deployment(ctx context.Context, partition, id string) (waybill
 	return out, nil
 }
 
-// supersede marks the clusters in which another deployment came after a row. The row is
-// not changed.
+// supersede marks the clusters in which another deployment came after a row. One of the
+// same manifest commit and image did not: the cluster runs both. The row is not changed.
 func (s *state) supersede(d *waybill.Deployment) *waybill.Deployment {
 	key := placeKey(d)
 	if len(d.Clusters) == 0 || key == "" {
@@ -76,7 +76,12 @@ func (s *state) supersede(d *waybill.Deployment) *waybill.Deployment {
 	c.Clusters = slices.Clone(d.Clusters)
 	for i := range c.Clusters {
 		list := p.Clusters[c.Clusters[i].Cluster]
-		if n := s.now(p, c.Clusters[i].Cluster); len(list) > 0 && (n < 0 || list[n].Deployment != d.ID) {
+		n := s.now(p, c.Clusters[i].Cluster)
+		switch {
+		case len(list) == 0:
+		case n < 0:
+			c.Clusters[i].State = waybill.ClusterSuperseded
+		case list[n].Deployment != d.ID && !(sameCommit(list[n].ManifestCommit, d.ManifestCommit) && fold(list[n].ImageTag) == fold(d.ImageTag)):
 			c.Clusters[i].State = waybill.ClusterSuperseded
 		}
 	}

@@ -73,7 +73,7 @@ func Command(d Deps) *cobra.Command {
 		a.HTTP = http.DefaultClient
 	}
 	cmd := &cobra.Command{
-		Use: "deployment", Aliases: []string{"deployments", "introspection"}, Short: "Follow changes from their source to every cluster", Args: cobra.NoArgs,
+		Use: "deployment", Aliases: []string{"d", "deployments", "introspection"}, Short: "Follow changes from their source to every cluster", Args: cobra.NoArgs,
 		Long: `Follow changes from their source to every cluster: report what tools did, and see what is where.
 
 Settings come from flags, then from the environment, then from the file .env of the working folder, then from
@@ -83,6 +83,7 @@ Settings come from flags, then from the environment, then from the file .env of 
 	f.StringVar(&a.config, "config", "", "`file` of settings (default: ~/.bedrock/config.yaml)")
 	f.BoolVarP(&a.verbose, "verbose", "v", false, "tell more, on standard error")
 	cmd.AddCommand(a.createCmd(), a.getCmd())
+	cmd.AddCommand(a.answers()...)
 	cmd.AddCommand(a.Deps.More...)
 	return cmd
 }
