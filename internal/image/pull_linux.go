@@ -198,7 +198,8 @@ func (s *Store) known(key string) *record {
 	if err != nil {
 		return nil
 	}
-	r, err := s.image(strings.TrimSpace(string(b)))
+	file, _, _ := strings.Cut(string(b), "\n") // what follows is for people
+	r, err := s.image(file)
 	if err != nil {
 		return nil
 	}
@@ -254,54 +255,64 @@ func (s *Store) pull(ctx context.Context, ref name.Reference, platform v1.Platfo
 		}
 		return nil, late(ctx, err)
 	}
+	r, bytes, err := s.take(ctx, ref, platform, img, desc.Digest.String())
+	if err != nil {
+		return nil, err
+	}
+	if err := s.remember(key, ref, platform, r); err != nil {
+		return nil, err
+	}
+	s.log.Info("pulled an image", "image", pinnedName(ref, r.Digest), "layers", len(r.DiffIDs), "downloaded", bytes, "took", time.Since(begun).Round(time.Millisecond))
+	return r, nil
+}
+
+// take checks what an image says of itself and unpacks the layers that are not here.
+// digest is what its name stands for. It returns how many bytes of layers were read.
+func (s *Store) take(ctx context.Context, ref name.Reference, platform v1.Platform, img v1.Image, digest string) (*record, int64, error) {
 	manifest, err := img.Manifest()
 	if err != nil {
-		return nil, late(ctx, err)
+		return nil, 0, late(ctx, err)
 	}
 	if manifest.Config.Size > maxRecord {
-		return nil, fault(ref.Name(), runner.ReasonImage, "its configuration of %d bytes is over the limit of %d", manifest.Config.Size, maxRecord)
+		return nil, 0, fault(ref.Name(), runner.ReasonImage, "its configuration of %d bytes is over the limit of %d", manifest.Config.Size, maxRecord)
 	}
 	if len(manifest.Layers) > maxLayers {
-		return nil, fault(ref.Name(), runner.ReasonImage, "it has %d layers, the limit is %d", len(manifest.Layers), maxLayers)
+		return nil, 0, fault(ref.Name(), runner.ReasonImage, "it has %d layers, the limit is %d", len(manifest.Layers), maxLayers)
 	}
 	config, err := img.RawConfigFile()
 	if err != nil {
-		return nil, late(ctx, err)
+		return nil, 0, late(ctx, err)
 	}
 	var file v1.ConfigFile
 	if err := json.Unmarshal(config, &file); err != nil {
-		return nil, fault(ref.Name(), runner.ReasonImage, "its configuration is not to be read: %s", container.Clean(err))
+		return nil, 0, fault(ref.Name(), runner.ReasonImage, "its configuration is not to be read: %s", container.Clean(err))
 	}
 	if !strings.EqualFold(file.OS, platform.OS) && file.OS != "" || file.Architecture != "" && file.Architecture != platform.Architecture {
-		return nil, fault(ref.Name(), runner.ReasonPullNotFound, "it is for %s/%s, wanted is %s", file.OS, file.Architecture, platform.String())
+		return nil, 0, fault(ref.Name(), runner.ReasonPullNotFound, "it is for %s/%s, wanted is %s", file.OS, file.Architecture, platform.String())
 	}
 	if len(file.RootFS.DiffIDs) != len(manifest.Layers) {
-		return nil, fault(ref.Name(), runner.ReasonImage, "it has %d layers and digests for the content of %d", len(manifest.Layers), len(file.RootFS.DiffIDs))
+		return nil, 0, fault(ref.Name(), runner.ReasonImage, "it has %d layers and digests for the content of %d", len(manifest.Layers), len(file.RootFS.DiffIDs))
 	}
 	id, err := img.ConfigName()
 	if err != nil {
-		return nil, late(ctx, err)
+		return nil, 0, late(ctx, err)
 	}
 	own, err := img.Digest()
 	if err != nil {
-		return nil, late(ctx, err)
+		return nil, 0, late(ctx, err)
 	}
-	r := &record{Digest: desc.Digest.String(), Manifest: own.String(), Config: config, ConfigID: id.String(), At: time.Now().UTC()}
+	r := &record{Digest: digest, Manifest: own.String(), Config: config, ConfigID: id.String(), At: time.Now().UTC()}
 	for _, d := range file.RootFS.DiffIDs {
 		if dirName(d.String()) == "" || d.Algorithm != "sha256" {
-			return nil, fault(ref.Name(), runner.ReasonImage, "%q is no digest of a layer", d.String())
+			return nil, 0, fault(ref.Name(), runner.ReasonImage, "%q is no digest of a layer", d.String())
 		}
 		r.DiffIDs = append(r.DiffIDs, d.String())
 	}
 	bytes, err := s.pullLayers(ctx, ref, img, r)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	if err := s.remember(key, r); err != nil {
-		return nil, err
-	}
-	s.log.Info("pulled an image", "image", pinnedName(ref, r.Digest), "layers", len(r.DiffIDs), "downloaded", bytes, "took", time.Since(begun).Round(time.Millisecond))
-	return r, nil
+	return r, bytes, nil
 }
 
 // late names the time limit where that is why a request failed.
@@ -314,7 +325,7 @@ func late(ctx context.Context, err error) error {
 
 // remember writes what an image consists of and then what the name stands for, each
 // whole or not at all.
-func (s *Store) remember(key string, r *record) error {
+func (s *Store) remember(key string, ref name.Reference, platform v1.Platform, r *record) error {
 	file := textHash(r.Digest + " " + r.Manifest)
 	b, err := json.Marshal(r)
 	if err != nil {
@@ -323,7 +334,7 @@ func (s *Store) remember(key string, r *record) error {
 	if err := s.write(s.path(imagesDir, file), b); err != nil {
 		return err
 	}
-	return s.write(s.path(refsDir, key), []byte(file+"\n"))
+	return s.write(s.path(refsDir, key), []byte(file+"\n"+ref.Name()+" "+platform.String()+"\n"))
 }
 
 func (s *Store) write(path string, b []byte) error {
