@@ -35,6 +35,10 @@ type Deps struct {
 	Commands []*cobra.Command
 	// PipelineCommands are further commands below pipeline.
 	PipelineCommands []*cobra.Command
+	// ImageCommands are further commands below image.
+	ImageCommands []*cobra.Command
+	// OpenImages opens the images in the data folder of a server that is stopped.
+	OpenImages func(ctx context.Context, data string) (waybill.Images, io.Closer, error)
 	// Validate checks the definitions in a file, or in all files of a project
 	// folder. It returns what is wrong with them; err is for a path that cannot be
 	// read.
@@ -149,7 +153,7 @@ Exit codes: 0 it worked, 1 it did not, 2 the command was not understood.`,
 	f.StringVarP(&a.format, "output", "o", "text", "text or json")
 	root.AddCommand(a.startCmd(), a.runCmd(), a.pipelineCmd(), a.objectCmd(), a.bucketCmd(), a.sourceCmd(), a.scheduleCmd(), a.eventCmd(), a.queueCmd(), a.unitCmd(), a.pauseCmd(true), a.pauseCmd(false),
 		a.tokenCmd(), a.secretCmd(), a.callbackCmd(), a.healthCmd(), a.versionCmd())
-	root.AddCommand(a.notifyCmd())
+	root.AddCommand(a.notifyCmd(), a.imageCmd())
 	root.AddCommand(a.loginCmd(), a.logoutCmd(), a.whoamiCmd())
 	root.AddCommand(a.deploymentCmd())
 	root.AddCommand(a.Commands...)
@@ -222,6 +226,10 @@ func (e *failed) Error() string { return e.msg }
 func (a *app) report(err error) {
 	var quiet *failed
 	if errors.As(err, &quiet) && quiet.msg == "" {
+		return
+	}
+	var told interface{ Quiet() bool }
+	if errors.As(err, &told) && told.Quiet() {
 		return
 	}
 	var chain *delivery.Error

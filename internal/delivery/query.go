@@ -280,7 +280,7 @@ func (s *state) rowsOf(p *part) []string {
 // hops are the lines of a trace.
 func hops(d *waybill.Deployment) []waybill.Hop {
 	var out []waybill.Hop
-	add := func(stage waybill.Stage, what string, st *waybill.DeploymentStage) {
+	add := func(stage waybill.Stage, what string, st *waybill.DeploymentStage, link string) {
 		h := waybill.Hop{Stage: stage, What: what}
 		if st != nil {
 			h.Status, h.Time = string(st.Status), st.UpdatedAt
@@ -288,6 +288,7 @@ func hops(d *waybill.Deployment) []waybill.Hop {
 				h.Run, h.URL = r.Run, r.URL
 			}
 		}
+		h.URL = cmp.Or(h.URL, link)
 		out = append(out, h)
 	}
 	if d.Commit != "" {
@@ -295,29 +296,29 @@ func hops(d *waybill.Deployment) []waybill.Hop {
 		out = append(out, h)
 	}
 	if image := cmp.Or(d.ImageTag, d.ImageDigest); image != "" {
-		add(waybill.StageBuild, "image "+image, d.Build)
+		add(waybill.StageBuild, "image "+image, d.Build, "")
 	}
 	if d.ConfigCommit != "" {
-		add(waybill.StageConfig, "config commit "+d.ConfigCommit+" for "+cmp.Or(d.Ring, "no ring"), d.Config)
+		add(waybill.StageConfig, "config commit "+d.ConfigCommit+" for "+cmp.Or(d.Ring, "no ring"), d.Config, commitURL(d.ConfigRepo, d.ConfigCommit))
 	}
 	if d.Review != nil {
-		h := waybill.Hop{Stage: waybill.StageConfig, What: "pull request " + d.PullRequest, Status: string(d.Review.State), Time: d.Review.UpdatedAt, URL: d.Review.URL}
+		h := waybill.Hop{Stage: waybill.StageConfig, What: "pull request " + d.PullRequest, Status: string(d.Review.State), Time: d.Review.UpdatedAt, URL: cmp.Or(d.Review.URL, reviewURL(d.ConfigRepo, d.PullRequest))}
 		if who := cmp.Or(d.Review.ApprovedBy, d.Review.MergedBy); who != "" {
 			h.What += " by " + who
 		}
 		out = append(out, h)
 	} else if d.PullRequest != "" {
-		out = append(out, waybill.Hop{Stage: waybill.StageConfig, What: "pull request " + d.PullRequest})
+		out = append(out, waybill.Hop{Stage: waybill.StageConfig, What: "pull request " + d.PullRequest, URL: reviewURL(d.ConfigRepo, d.PullRequest)})
 	}
 	if d.Manifest != nil {
 		what := "manifests"
 		if d.ManifestCommit != "" {
 			what = "manifest commit " + d.ManifestCommit
 		}
-		add(waybill.StageManifest, what, d.Manifest)
+		add(waybill.StageManifest, what, d.Manifest, commitURL(d.ManifestRepo, d.ManifestCommit))
 	}
 	for _, c := range d.Clusters {
-		out = append(out, waybill.Hop{Stage: waybill.StageSync, What: "cluster " + c.Cluster, Status: string(c.State), Time: c.UpdatedAt})
+		out = append(out, waybill.Hop{Stage: waybill.StageSync, What: "cluster " + c.Cluster, Status: string(c.State), Time: c.UpdatedAt, URL: clusterURL(d.ManifestRepo, &c)})
 	}
 	return out
 }

@@ -76,6 +76,7 @@ func check(r waybill.DeliveryReport) (waybill.DeliveryReport, error) {
 		r.Partition = DefaultPartition
 	}
 	r.SourceRepo, r.ConfigRepo, r.ManifestRepo = plainRepo(r.SourceRepo), plainRepo(r.ConfigRepo), plainRepo(r.ManifestRepo)
+	r.URL, r.Message, r.Title = plainURL(r.URL), plainText(r.Message), plainText(r.Title)
 	image := r.ImageTag != "" || r.ImageDigest != ""
 	var lacks []string
 	need := func(ok bool, what string) {
@@ -181,6 +182,7 @@ func checkPerson(p **waybill.Person) error {
 			return waybill.E(waybill.KindInvalid, "what is said of a person is no UTF-8, or holds a NUL byte")
 		}
 	}
+	c.URL, c.Image = plainURL(c.URL), plainURL(c.Image)
 	if *p = &c; c == (waybill.Person{}) {
 		*p = nil
 	}

@@ -142,6 +142,9 @@ func (s *state) compose(b, c *part, ms []*part) *view {
 			d.Kind = waybill.DeploymentManual
 		}
 	}
+	if d.Review != nil && sameCommit(d.ConfigCommit, d.Review.MergeCommit) && len(d.Review.MergeCommit) > len(d.ConfigCommit) {
+		d.ConfigCommit = d.Review.MergeCommit
+	}
 	var commits []string
 	if d.ManifestCommit != "" {
 		commits = append(commits, d.ManifestCommit)

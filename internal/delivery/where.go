@@ -234,6 +234,30 @@ func commitURL(repo, commit string) string {
 	return base + "/commit/" + commit
 }
 
+// reviewURL is where a pull request is shown.
+func reviewURL(repo, number string) string {
+	base, kind := webURL(repo)
+	if base == "" || number == "" {
+		return ""
+	}
+	number = url.PathEscape(number)
+	switch kind {
+	case "gitlab":
+		return base + "/-/merge_requests/" + number
+	case "azdo":
+		return base + "/pullrequest/" + number
+	}
+	return base + "/pull/" + number
+}
+
+// clusterURL is where the revision of a cluster is shown.
+func clusterURL(repo string, c *waybill.DeploymentCluster) string {
+	if c.Match == "image" {
+		return ""
+	}
+	return commitURL(repo, c.Revision)
+}
+
 // webURL is the address of a repository in a browser, and what kind of host it has; empty
 // when the repository is no address or its host is of no known kind.
 func webURL(repo string) (base, kind string) {

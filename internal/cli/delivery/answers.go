@@ -3,6 +3,7 @@ package delivery
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -59,6 +60,15 @@ func (a *app) ask(use, short string, args cobra.PositionalArgs, f func(ctx conte
 	}
 	cmd.Flags().StringVarP(&q.partition, "partition-key", "p", "", "of this project (INTROSPECTION_PARTITION_KEY)")
 	return cmd
+}
+
+// asked says why there is no answer.
+func asked(err error) error {
+	var theirs *client.Error
+	if errors.As(err, &theirs) && theirs.Kind != waybill.KindUnavailable && theirs.Kind != waybill.KindInternal {
+		return errorf(codeFlow, "deployment-answer-err", "the server has no answer to that").because(err)
+	}
+	return storage(err)
 }
 
 // show writes a result: as JSON in the shape of the API, or as text.
@@ -154,9 +164,12 @@ func (a *app) answers() []*cobra.Command {
 
 func (a *app) traceCmd() *cobra.Command {
 	cmd := a.ask("trace REF", "Show every hop of the deployments that a reference leads to", cobra.ExactArgs(1), func(ctx context.Context, q *question, args []string) error {
+		if strings.TrimSpace(args[0]) == "" {
+			return errorf(codeValidation, "reference-err", "an empty reference leads to nothing")
+		}
 		l, err := q.client.TraceDelivery(ctx, q.partition, args[0])
 		if err != nil {
-			return storage(err)
+			return asked(err)
 		}
 		return q.show(l, func(w io.Writer) {
 			for i, t := range l.Items {
@@ -196,7 +209,7 @@ func (a *app) showCmd() *cobra.Command {
 	return a.ask("show ID", "Show a deployment and every event that it follows from", cobra.ExactArgs(1), func(ctx context.Context, q *question, args []string) error {
 		d, err := q.client.Deployment(ctx, q.partition, args[0])
 		if err != nil {
-			return storage(err)
+			return asked(err)
 		}
 		return q.show(d, func(w io.Writer) {
 			fmt.Fprintf(w, "%s  %s  %s (%s)\n", d.ID, clean(title(&d.Deployment)), d.Status, clean(d.Reason))
@@ -238,7 +251,7 @@ func (a *app) matrixCmd() *cobra.Command {
 	cmd := a.ask("matrix", "Show what of every service is in which ring and cluster", cobra.NoArgs, func(ctx context.Context, q *question, _ []string) error {
 		m, err := q.client.DeliveryMatrix(ctx, client.GetDeliveryMatrixParams{Partition: q.partition, Service: service, Ring: ring})
 		if err != nil {
-			return storage(err)
+			return asked(err)
 		}
 		q.none(len(m.Cells), "nothing was deployed")
 		return q.show(m, func(w io.Writer) { q.matrix(w, m) })
@@ -299,7 +312,7 @@ func (a *app) diffCmd() *cobra.Command {
 	cmd := a.ask("diff FROM TO", "Show the services that are not the same in two rings", cobra.ExactArgs(2), func(ctx context.Context, q *question, args []string) error {
 		l, err := q.client.DiffRings(ctx, q.partition, args[0], args[1])
 		if err != nil {
-			return storage(err)
+			return asked(err)
 		}
 		q.none(len(l.Items), "%s and %s are the same", args[0], args[1])
 		err = q.show(l, func(w io.Writer) {
@@ -339,7 +352,7 @@ func (a *app) lagCmd() *cobra.Command {
 	return a.ask("lag FROM TO", "Show how far ring TO is behind ring FROM, service by service", cobra.ExactArgs(2), func(ctx context.Context, q *question, args []string) error {
 		l, err := q.client.RingLag(ctx, q.partition, args[0], args[1])
 		if err != nil {
-			return storage(err)
+			return asked(err)
 		}
 		return q.show(l, func(w io.Writer) {
 			var rows [][]string
@@ -360,7 +373,7 @@ func (a *app) rollbacksCmd() *cobra.Command {
 	cmd := a.ask("rollbacks", "Show what to go back to, cluster by cluster", cobra.NoArgs, func(ctx context.Context, q *question, _ []string) error {
 		l, err := q.client.Rollbacks(ctx, client.ListRollbacksParams{Partition: q.partition, Ring: ring, Service: service})
 		if err != nil {
-			return storage(err)
+			return asked(err)
 		}
 		q.none(len(l.Items), "no cluster was told of")
 		return q.show(l, func(w io.Writer) {
@@ -407,7 +420,7 @@ func (a *app) doraCmd() *cobra.Command {
 		}
 		m, err := q.client.MeasureDelivery(ctx, p)
 		if err != nil {
-			return storage(err)
+			return asked(err)
 		}
 		return q.show(m, func(w io.Writer) {
 			what := "all services"
@@ -455,7 +468,7 @@ func (a *app) unlinkedCmd() *cobra.Command {
 		}
 		l, err := q.client.Unlinked(ctx, client.ListUnlinkedParams{Partition: q.partition, Limit: limit, Cursor: cursor})
 		if err != nil {
-			return storage(err)
+			return asked(err)
 		}
 		q.none(len(l.Items), "everything belongs to something")
 		if l.NextCursor != nil {
@@ -476,7 +489,7 @@ func (a *app) unlinkedCmd() *cobra.Command {
 			Kind: waybill.ReportAttach, Provider: "native", Partition: q.partition, Deployment: args[0], Target: args[1], Time: a.Now(),
 		})
 		if err != nil {
-			return storage(err)
+			return asked(err)
 		}
 		return q.show(res, func(w io.Writer) {
 			for _, d := range res.Deployments {
@@ -505,7 +518,7 @@ func (a *app) alertsCmd() *cobra.Command {
 		}
 		l, err := q.client.DeliveryAlerts(ctx, q.partition, after, unheard)
 		if err != nil {
-			return storage(err)
+			return asked(err)
 		}
 		q.none(len(l.Items), "nothing is stuck, unsynced, adrift or silent")
 		err = q.show(l, func(w io.Writer) {
@@ -544,7 +557,7 @@ func (a *app) pruneCmd() *cobra.Command {
 		}
 		p, err := q.client.PruneDeliveries(ctx, client.PruneRequest{Partition: q.partition, OlderThanSeconds: int64(d / time.Second), Keep: keep, DryRun: dry})
 		if err != nil {
-			return storage(err)
+			return asked(err)
 		}
 		verb := "were forgotten"
 		if dry {
@@ -574,7 +587,7 @@ func (a *app) rebuildCmd() *cobra.Command {
 	cmd := a.ask("rebuild", "Make the deployments again from their events", cobra.NoArgs, func(ctx context.Context, q *question, _ []string) error {
 		r, err := q.client.RebuildDeliveries(ctx, q.partition)
 		if err != nil {
-			return storage(err)
+			return asked(err)
 		}
 		return q.show(r, func(w io.Writer) {
 			fmt.Fprintf(w, "%d deployments follow from %d events; %d stored values were corrected\n", r.Rows, r.Events, r.Fixed)

@@ -41,7 +41,7 @@ quay/ferry 11 2026-01-05T08:00 dev+1:lab=healthy+5  qa+4:stage=healthy+6  prod+2
 quay/ferry 12 2026-01-19T09:30 dev+1:lab=healthy+4  prod+30:east=healthy+7,west=healthy+8,north=failed+20
 quay/ferry 13 2026-02-02T10:00 dev+2:lab=failed+9
 quay/ferry 14 2026-02-03T07:45 dev+1:lab=healthy+5  qa+3:stage=healthy+5  prod+50:east=failed+6,west=failed+7
-quay/ferry 11 again            prod+700:east=healthy+4,west=healthy+6,north=healthy+9
+quay/ferry 11 again            prod+760:east=healthy+4,west=healthy+6,north=healthy+9
 quay/ferry 15 2026-03-09T11:00 dev+1:lab=applied+5  qa+6!open
 quay/ferry 16 2026-04-27T16:20 !running
 ledger 201 2026-01-07T12:00 dev+1:lab=healthy+3  qa+2:stage=healthy+4  prod+20:east=healthy+5,west=healthy+5
