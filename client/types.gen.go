@@ -568,6 +568,28 @@ type HeartbeatResult struct {
 	Stop bool `json:"stop"`
 }
 
+// Image An image of containers that this server keeps for its own runner of them.
+type Image = waybill.Image
+
+// ImageList defines model for ImageList.
+type ImageList struct {
+	// Bytes That all layers take, each counted once.
+	Bytes int64   `json:"bytes"`
+	Items []Image `json:"items"`
+
+	// NextCursor The cursor of the next page; null on the last.
+	NextCursor NextCursor `json:"next_cursor"`
+
+	// Quota That they may take.
+	Quota int64 `json:"quota"`
+}
+
+// ImagesRemoved defines model for ImagesRemoved.
+type ImagesRemoved struct {
+	Bytes int64 `json:"bytes"`
+	Count int   `json:"count"`
+}
+
 // IngestReport A report that was made of something received.
 type IngestReport = waybill.IngestReport
 
@@ -797,6 +819,12 @@ type Problem struct {
 
 	// Type urn:waybill:problem: and the kind.
 	Type string `json:"type"`
+}
+
+// PruneImages defines model for PruneImages.
+type PruneImages struct {
+	// UnusedSeconds Only those that no unit was started with, and that were not pulled or loaded, for so long.
+	UnusedSeconds int64 `json:"unused_seconds,omitempty,omitzero"`
 }
 
 // PruneRequest defines model for PruneRequest.
@@ -1722,6 +1750,17 @@ type GetDoctorParams struct {
 	Deep bool `form:"deep,omitempty" json:"deep,omitempty,omitzero"`
 }
 
+// RemoveImageParams defines parameters for RemoveImage.
+type RemoveImageParams struct {
+	Name string `form:"name" json:"name"`
+}
+
+// LoadImageParams defines parameters for LoadImage.
+type LoadImageParams struct {
+	// Name Name and tag for an archive of one image, instead of those in it.
+	Name string `form:"name,omitempty" json:"name,omitempty,omitzero"`
+}
+
 // ListPipelinesParams defines parameters for ListPipelines.
 type ListPipelinesParams struct {
 	// Limit The most items in the answer.
@@ -1936,6 +1975,9 @@ type PruneDeliveriesJSONRequestBody = PruneRequest
 
 // ReportDeliveryJSONRequestBody defines body for ReportDelivery for application/json ContentType.
 type ReportDeliveryJSONRequestBody = DeliveryReport
+
+// PruneImagesJSONRequestBody defines body for PruneImages for application/json ContentType.
+type PruneImagesJSONRequestBody = PruneImages
 
 // ApplyNotificationJSONRequestBody defines body for ApplyNotification for application/json ContentType.
 type ApplyNotificationJSONRequestBody = NotifyRule

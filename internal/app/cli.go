@@ -41,7 +41,8 @@ func CLI() cli.Deps {
 		Version:  client.Version(buildVersion()),
 		Commands: []*cobra.Command{upCommand(), backupCommand(), restoreCommand(), storeCommand(), doctorCommand(), loadtestCommand(), schemaCommand(), demo.Command(startDemo), facetcli.Command(facetcli.Deps{}), superviseCommand()},
 		Validate: validate, PipelineCommands: []*cobra.Command{pipelineTestCommand()},
-		Doubts: doubts,
+		Doubts:        doubts,
+		ImageCommands: []*cobra.Command{imagePackCommand()}, OpenImages: openImages,
 		OpenTokens: func(ctx context.Context, data string) (waybill.Tokens, io.Closer, error) {
 			t, closer, err := OpenTokens(ctx, data, os.Getenv("WAYBILL_STORE"))
 			return t, closeFunc(closer), err

@@ -121,6 +121,10 @@ var operations = map[string]operation{
 	"GET /spektate/api/version":     {id: "getSpektateVersion", early: true},
 
 	"GET /api/v1/units":                   {id: "listUnits", need: waybill.RoleViewer},
+	"GET /api/v1/images":                  {id: "listImages", need: waybill.RoleViewer},
+	"POST /api/v1/images":                 {id: "loadImage", need: waybill.RoleAdmin, action: "image.load"},
+	"DELETE /api/v1/images":               {id: "removeImage", need: waybill.RoleOperator, action: "image.remove"},
+	"POST /api/v1/images/prune":           {id: "pruneImages", need: waybill.RoleOperator, action: "image.prune"},
 	"GET /api/v1/queues":                  {id: "listQueues", need: waybill.RoleViewer},
 	"GET /api/v1/queues/{topic}/messages": {id: "listMessages", need: waybill.RoleViewer},
 	"GET /api/v1/queues/{topic}/dead":     {id: "listDeadLetters", need: waybill.RoleViewer},

@@ -29,6 +29,7 @@ type Services struct {
 	Lineages      waybill.Lineages
 	Queues        waybill.Queues
 	Units         waybill.Units
+	Images        waybill.Images // nil where the runner that needs them is not available
 	Tokens        waybill.Tokens
 	Identities    waybill.Identities
 	Operations    waybill.Operations

@@ -57,6 +57,9 @@ type World struct {
 	// needs them.
 	Deliveries waybill.Deliveries
 	Made       []waybill.Unit // units that there are
+	// Loaded are the images that are kept, by name. NoImages is a server that keeps none.
+	Loaded   map[string]waybill.Image
+	NoImages bool
 	// Fail makes every method return this error.
 	Fail error
 }
@@ -102,9 +105,13 @@ func New(now func() time.Time) *World {
 
 // Services are the world as a server wants it.
 func (w *World) Services() httpd.Services {
-	return httpd.Services{Runs: runs{w}, Callbacks: callbacks{w}, Pipelines: pipelines{w}, Objects: objects{w}, Lineages: lineages{w}, Queues: queues{w}, Units: units{w}, Tokens: tokens{w}, Identities: identities{w}, Operations: operations{w}, Dumps: dumps{w}, Secrets: kept{w}, Watches: watches{w}, Sources: sources{w}, Deliveries: w.Deliveries, Ingest: ingest{w},
+	all := httpd.Services{Runs: runs{w}, Callbacks: callbacks{w}, Pipelines: pipelines{w}, Objects: objects{w}, Lineages: lineages{w}, Queues: queues{w}, Units: units{w}, Tokens: tokens{w}, Identities: identities{w}, Operations: operations{w}, Dumps: dumps{w}, Secrets: kept{w}, Watches: watches{w}, Sources: sources{w}, Deliveries: w.Deliveries, Ingest: ingest{w},
 		Folder: folder{w}, Schemas: schemas, Stats: stats{w}, Notifications: notifications{w}, Metrics: http.HandlerFunc(metrics),
 		Events: events{w}, Schedules: schedules{w}}
+	if !w.NoImages {
+		all.Images = images{w}
+	}
+	return all
 }
 
 // Do runs f while nobody else uses the world.

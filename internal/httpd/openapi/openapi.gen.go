@@ -574,6 +574,28 @@ type HeartbeatResult struct {
 	Stop bool `json:"stop"`
 }
 
+// Image An image of containers that this server keeps for its own runner of them.
+type Image = waybill.Image
+
+// ImageList defines model for ImageList.
+type ImageList struct {
+	// Bytes That all layers take, each counted once.
+	Bytes int64   `json:"bytes"`
+	Items []Image `json:"items"`
+
+	// NextCursor The cursor of the next page; null on the last.
+	NextCursor NextCursor `json:"next_cursor"`
+
+	// Quota That they may take.
+	Quota int64 `json:"quota"`
+}
+
+// ImagesRemoved defines model for ImagesRemoved.
+type ImagesRemoved struct {
+	Bytes int64 `json:"bytes"`
+	Count int   `json:"count"`
+}
+
 // IngestReport A report that was made of something received.
 type IngestReport = waybill.IngestReport
 
@@ -803,6 +825,12 @@ type Problem struct {
 
 	// Type urn:waybill:problem: and the kind.
 	Type string `json:"type"`
+}
+
+// PruneImages defines model for PruneImages.
+type PruneImages struct {
+	// UnusedSeconds Only those that no unit was started with, and that were not pulled or loaded, for so long.
+	UnusedSeconds int64 `json:"unused_seconds,omitempty,omitzero"`
 }
 
 // PruneRequest defines model for PruneRequest.
@@ -1728,6 +1756,17 @@ type GetDoctorParams struct {
 	Deep bool `form:"deep,omitempty" json:"deep,omitempty,omitzero"`
 }
 
+// RemoveImageParams defines parameters for RemoveImage.
+type RemoveImageParams struct {
+	Name string `form:"name" json:"name"`
+}
+
+// LoadImageParams defines parameters for LoadImage.
+type LoadImageParams struct {
+	// Name Name and tag for an archive of one image, instead of those in it.
+	Name string `form:"name,omitempty" json:"name,omitempty,omitzero"`
+}
+
 // ListPipelinesParams defines parameters for ListPipelines.
 type ListPipelinesParams struct {
 	// Limit The most items in the answer.
@@ -1943,6 +1982,9 @@ type PruneDeliveriesJSONRequestBody = PruneRequest
 // ReportDeliveryJSONRequestBody defines body for ReportDelivery for application/json ContentType.
 type ReportDeliveryJSONRequestBody = DeliveryReport
 
+// PruneImagesJSONRequestBody defines body for PruneImages for application/json ContentType.
+type PruneImagesJSONRequestBody = PruneImages
+
 // ApplyNotificationJSONRequestBody defines body for ApplyNotification for application/json ContentType.
 type ApplyNotificationJSONRequestBody = NotifyRule
 
@@ -2080,6 +2122,18 @@ type ServerInterface interface {
 	// CallNamedHook Deliver to one of several webhooks of a pipeline
 	// (POST /api/v1/hooks/{pipeline}/{name})
 	CallNamedHook(w http.ResponseWriter, r *http.Request, pipeline HookPipeline, name string)
+	// RemoveImage Remove an image, and the layers that nothing else needs
+	// (DELETE /api/v1/images)
+	RemoveImage(w http.ResponseWriter, r *http.Request, params RemoveImageParams)
+	// ListImages List the images that are kept for the runner oci
+	// (GET /api/v1/images)
+	ListImages(w http.ResponseWriter, r *http.Request)
+	// LoadImage Load the images of an archive
+	// (POST /api/v1/images)
+	LoadImage(w http.ResponseWriter, r *http.Request, params LoadImageParams)
+	// PruneImages Remove the images that no unit runs with
+	// (POST /api/v1/images/prune)
+	PruneImages(w http.ResponseWriter, r *http.Request)
 	// ListNotifications List the rules of notifications, by name
 	// (GET /api/v1/notifications)
 	ListNotifications(w http.ResponseWriter, r *http.Request)
@@ -3872,6 +3926,100 @@ func (siw *ServerInterfaceWrapper) CallNamedHook(w http.ResponseWriter, r *http.
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.CallNamedHook(w, r, pipeline, name)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// RemoveImage operation middleware
+func (siw *ServerInterfaceWrapper) RemoveImage(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params RemoveImageParams
+
+	// ------------- Required query parameter "name" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, true, "name", r.URL.Query(), &params.Name, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "name"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "name", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.RemoveImage(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListImages operation middleware
+func (siw *ServerInterfaceWrapper) ListImages(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListImages(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// LoadImage operation middleware
+func (siw *ServerInterfaceWrapper) LoadImage(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params LoadImageParams
+
+	// ------------- Optional query parameter "name" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "name", r.URL.Query(), &params.Name, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "name"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "name", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.LoadImage(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// PruneImages operation middleware
+func (siw *ServerInterfaceWrapper) PruneImages(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.PruneImages(w, r)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -6123,6 +6271,10 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/events", wrapper.PublishEvents)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/hooks/{pipeline}", wrapper.CallHook)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/hooks/{pipeline}/{name}", wrapper.CallNamedHook)
+	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/api/v1/images", wrapper.RemoveImage)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/images", wrapper.ListImages)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/images", wrapper.LoadImage)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/images/prune", wrapper.PruneImages)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/notifications", wrapper.ListNotifications)
 	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/api/v1/notifications/{name}", wrapper.DeleteNotification)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/notifications/{name}", wrapper.GetNotification)
