@@ -28,6 +28,7 @@ import (
 	"github.com/waybill-run/waybill/internal/delivery"
 	"github.com/waybill-run/waybill/internal/delivery/inbound"
 	"github.com/waybill-run/waybill/internal/delivery/outbound"
+	"github.com/waybill-run/waybill/internal/delivery/runs"
 	"github.com/waybill-run/waybill/internal/engine"
 	"github.com/waybill-run/waybill/internal/fault"
 	"github.com/waybill-run/waybill/internal/httpd"
@@ -103,6 +104,7 @@ type Server struct {
 	elsewhere
 	deliveries *delivery.Service
 	ingest     *inbound.Inbound
+	stages     *runs.Reporter
 	project    *project.Project
 	calls      *callbacks
 	oidc       *oidc.Verifier // nil until the settings are read
@@ -411,6 +413,9 @@ func (s *Server) work(ctx context.Context) error {
 	if err := s.observer.start(bg); err != nil {
 		return err
 	}
+	if err := s.reportRuns(bg); err != nil {
+		return err
+	}
 	if err := s.startTriggers(bg, admin.Admit); err != nil {
 		return err
 	}
@@ -419,7 +424,7 @@ func (s *Server) work(ctx context.Context) error {
 	s.background.Go(func() { s.release(bg) })
 	s.background.Go(func() { s.watchFolder(bg) })
 	s.http.SetReady(httpd.Services{
-		Runs: s.engine, Callbacks: s.engine, Units: s.engine, Pipelines: s.project, Objects: objects, Lineages: lineage.New(s.engine, objects, arrivals), Queues: admin, Tokens: tokens, Identities: s.oidc, Secrets: s.kept,
+		Runs: s.engine, Callbacks: s.engine, Units: s.engine, Images: s.images(), Pipelines: s.project, Objects: objects, Lineages: lineage.New(s.engine, objects, arrivals), Queues: admin, Tokens: tokens, Identities: s.oidc, Secrets: s.kept,
 		Watches: s.watches, Sources: s.intake, Deliveries: s.deliveries, Ingest: s.ingest, DeliveryChecks: s.deliveryChecks,
 		Events: s.triggers.events, Schedules: s.triggers.schedules, Folder: projectFolder{s}, Schemas: FileSchema,
 		Operations: s.ops, Dumps: admin,
@@ -521,6 +526,7 @@ func (s *Server) Stop() error {
 	if s.engine != nil {
 		s.engine.Stop()
 	}
+	s.stages.Stop()
 	s.observer.stop()
 	if s.stop != nil {
 		s.stop()

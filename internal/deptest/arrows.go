@@ -172,6 +172,11 @@ var Arrows = []Row{
 		Instead: "a package under internal/delivery for each provider or format, which makes reports",
 	},
 	{
+		Dir: "internal/delivery/runs", May: []string{"", "internal/feed", "internal/pipeline", "internal/queue", "internal/store"},
+		Why:     "makes reports of what the event log says of runs; the engine knows nothing of it",
+		Instead: inApp,
+	},
+	{
 		Dir: "internal/delivery/inbound", May: []string{"", "internal/store"},
 		Why:     "a contract of formats, and what does the same for all of them; it knows none by name",
 		Instead: inContract,

@@ -33,7 +33,7 @@ var (
 		{"on", runs}, {"params", runs}, {"vars", runs}, {"prefix", runs}, {"env_case", runs},
 		{"defaults", runs}, {"priority", runs}, {"concurrency", runs},
 		{"steps", runs}, {"on_failure", runs}, {"always", runs}, {"outputs", runs},
-		{"retention", runs}, {"delivery", later}, {"notify", runs},
+		{"retention", runs}, {"delivery", runs}, {"notify", runs},
 	}
 	stepKeys = []word{
 		{"name", runs}, {"description", runs}, {"needs", runs}, {"if", runs},
@@ -56,6 +56,11 @@ var (
 	matrixKeys   = []word{{"values", runs}, {"exclude", runs}, {"max_parallel", runs}, {"fail_fast", runs}}
 	cleanupKeys  = []word{{"keep_on_failure", runs}}
 
+	deliveryKeys = []word{
+		{"stage", runs}, {"step", runs}, {"if", runs}, {"partition", runs}, {"service", runs}, {"image", runs}, {"digest", runs}, {"ring", runs},
+		{"commit", runs}, {"source_repo", runs}, {"build_run", runs}, {"config_commit", runs}, {"config_repo", runs}, {"pull_request", runs},
+		{"manifest_commit", runs}, {"manifest_repo", runs}, {"cluster", runs}, {"state", runs}, {"deployment", runs}, {"url", runs},
+	}
 	concurrencyKeys = []word{{"key", runs}, {"limit", runs}, {"policy", runs}, {"scope", runs}}
 
 	// knownRunners are the runners of the design; Options.Runners says which of

@@ -132,6 +132,9 @@ func (d *definition) pipeline(root *node) {
 	if n := root.get("outputs"); n != nil {
 		d.readResults(n)
 	}
+	if n := root.get("delivery"); n != nil {
+		d.readDelivery(n)
+	}
 }
 
 func (d *definition) readPrefix(n *node) {

@@ -113,6 +113,7 @@ type Plan struct {
 	// Concurrency bounds how many runs are open at once; nil is no bound.
 	Concurrency *Concurrency
 	Retention   time.Duration // how long ended runs are kept; 0 is as the server does
+	Delivery    []*Delivery   // the stages of deliveries that its runs are
 	EnvUpper    bool          // variables are also handed to units in capital letters
 
 	results []result

@@ -67,7 +67,30 @@ func objects(runners []string) map[string]struct {
 			"always":      {"Steps that run at the end of every run.", func() schema.Schema { return schema.List(schema.Ref("step")) }},
 			"outputs":     {"Results of the pipeline, evaluated at its end." + exprDoc, values},
 			"retention":   {"How long ended runs are kept; if not set, as waybill.yaml says." + durationDoc, duration},
+			"delivery":    {"The stage of deliveries that runs of the pipeline, or some of its steps, are: they are reported by themselves.", func() schema.Schema { return schema.OneOrList(schema.Ref("delivery")) }},
 			"notify":      {"Who is told of the pipeline's runs.", func() schema.Schema { return schema.OneOrList(schema.Ref("notify")) }},
+		}},
+		"delivery": {deliveryKeys, keys{
+			"stage":           {"Which stage of a delivery it is.", is(schema.Words("build", "config", "manifest", "sync"))},
+			"step":            {"The step that is the stage; without it the run is.", is(schema.Name(maxStepName))},
+			"if":              {"Nothing is reported unless it is true." + exprDoc, exprText},
+			"partition":       {"The partition of the report; default when left out." + exprDoc, is(schema.Scalar())},
+			"service":         {"What is delivered." + exprDoc, is(schema.Scalar())},
+			"image":           {"Image, with its tag, and its digest where that is known: NAME:TAG@sha256:…" + exprDoc, is(schema.Scalar())},
+			"digest":          {"Digest of the image." + exprDoc, is(schema.Scalar())},
+			"ring":            {"The environment that the image goes to." + exprDoc, is(schema.Scalar())},
+			"commit":          {"Commit of the source." + exprDoc, is(schema.Scalar())},
+			"source_repo":     {"Repository of the source." + exprDoc, is(schema.Scalar())},
+			"build_run":       {"Run of the build, where tags repeat." + exprDoc, is(schema.Scalar())},
+			"config_commit":   {"Commit of the configuration that names the image." + exprDoc, is(schema.Scalar())},
+			"config_repo":     {"Repository of the configuration." + exprDoc, is(schema.Scalar())},
+			"pull_request":    {"Pull request of the configuration." + exprDoc, is(schema.Scalar())},
+			"manifest_commit": {"Commit of the manifests." + exprDoc, is(schema.Scalar())},
+			"manifest_repo":   {"Repository of the manifests." + exprDoc, is(schema.Scalar())},
+			"cluster":         {"The cluster that takes it, of a stage sync." + exprDoc, is(schema.Scalar())},
+			"state":           {"What the cluster is when a stage sync has succeeded.", is(schema.Words("applied", "healthy").With("default", "applied"))},
+			"deployment":      {"The row that it is about, where that is known." + exprDoc, is(schema.Scalar())},
+			"url":             {"Where people can look at it; that of the run when left out." + exprDoc, is(schema.Scalar())},
 		}},
 		"step": {stepKeys, keys{
 			"name":          {"Name of the step: small letters, digits and -.", is(schema.Name(maxStepName))},
@@ -177,7 +200,7 @@ func objects(runners []string) map[string]struct {
 
 // required are keys without which an object is never right.
 var required = map[string][]string{
-	"pipeline": {"name", "steps"}, "step": {"name"}, "object": {"bucket"}, "queue": {"source"}, "matrix": {"values"},
+	"pipeline": {"name", "steps"}, "step": {"name"}, "object": {"bucket"}, "queue": {"source"}, "delivery": {"stage"}, "matrix": {"values"},
 }
 
 // controls are the settings of steps that the engine makes itself.

@@ -38,7 +38,7 @@ func TestSchemaDescribesTheGrammar(t *testing.T) {
 	// Every table of the grammar is an object of the schema.
 	var tables int
 	for _, words := range [][]word{pipelineKeys, stepKeys, onKeys, httpKeys, objectKeys, queueKeys, scheduleKeys, webhookKeys, eventKeys,
-		defaultsKeys, retryKeys, paramKeys, outputKeys, matrixKeys, cleanupKeys, concurrencyKeys} {
+		defaultsKeys, retryKeys, paramKeys, outputKeys, matrixKeys, cleanupKeys, concurrencyKeys, deliveryKeys} {
 		tables++
 		if !slices.ContainsFunc(valuesOf(objects(nil)), func(o []word) bool {
 			return slices.Equal(names(o), names(words))
