@@ -619,6 +619,9 @@ type Deliveries interface {
 	// corrects what is stored where it differs. Reports go on meanwhile. KindUnavailable:
 	// they come in faster than that can be done.
 	Rebuild(ctx context.Context, partition string) (Rebuilt, error)
+	// SelfTest reports to a partition of its own, reads what follows and deletes it again. It
+	// tells how long reporting and reading took.
+	SelfTest(ctx context.Context, by Principal) (time.Duration, error)
 	// DORA measures a ring.
 	DORA(ctx context.Context, q DORAQuery) (DORA, error)
 	// DeliveryPartitions lists the partitions that hold anything.

@@ -34,6 +34,12 @@ func (c *Client) ReportDelivery(ctx context.Context, r DeliveryReport) (ReportRe
 	return ask[ReportResult](ctx, c, q)
 }
 
+// TestDeliveries has the server report to a partition of its own, read what follows and
+// delete it again.
+func (c *Client) TestDeliveries(ctx context.Context) (SelfTest, error) {
+	return ask[SelfTest](ctx, c, &request{method: http.MethodPost, path: "/api/v1/deliveries/self-test", again: true})
+}
+
 // DeliveryPartitions lists the partitions that hold anything.
 func (c *Client) DeliveryPartitions(ctx context.Context) (PartitionList, error) {
 	return ask[PartitionList](ctx, c, c.get("/api/v1/deliveries/partitions", nil))

@@ -1134,6 +1134,12 @@ type SecretList struct {
 	NextCursor NextCursor `json:"next_cursor"`
 }
 
+// SelfTest defines model for SelfTest.
+type SelfTest struct {
+	// TookMs How long reporting and reading took.
+	TookMs float32 `json:"took_ms"`
+}
+
 // SetSecret defines model for SetSecret.
 type SetSecret struct {
 	// Value Text in UTF-8 without NUL characters, at most 65536 bytes.

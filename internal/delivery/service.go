@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -64,6 +65,14 @@ const (
 
 // Report implements waybill.Deliveries.
 func (s *Service) Report(ctx context.Context, r waybill.DeliveryReport, by waybill.Principal) (waybill.ReportResult, error) {
+	if strings.HasPrefix(strings.TrimSpace(r.Partition), selfTests) {
+		return waybill.ReportResult{}, waybill.E(waybill.KindInvalid, "partition %.40q: names that begin with %s are of self-tests", r.Partition, selfTests)
+	}
+	return s.report(ctx, r, by)
+}
+
+// report takes in a report for any partition.
+func (s *Service) report(ctx context.Context, r waybill.DeliveryReport, by waybill.Principal) (waybill.ReportResult, error) {
 	r, err := check(r)
 	if err != nil {
 		return waybill.ReportResult{}, err
@@ -248,9 +257,11 @@ func (s *Service) records(ctx context.Context, keys []string) (map[string]record
 // DeliveryPartitions implements waybill.Deliveries.
 func (s *Service) DeliveryPartitions(ctx context.Context) ([]string, error) {
 	rows, err := s.o.Store.Scan(ctx, "", tableHead, "", 0)
-	out := make([]string, len(rows))
-	for i, r := range rows {
-		out[i] = unescape(r.Key)
+	out := make([]string, 0, len(rows))
+	for _, r := range rows {
+		if name := unescape(r.Key); !strings.HasPrefix(name, selfTests) {
+			out = append(out, name)
+		}
 	}
 	return out, err
 }

@@ -34,6 +34,16 @@ func (a api) ReportDelivery(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
+func (a api) TestDeliveries(w http.ResponseWriter, r *http.Request) {
+	a.do(w, r, func(v *Services, c *call) error {
+		took, err := v.Deliveries.SelfTest(r.Context(), c.who)
+		if err != nil {
+			return err
+		}
+		return a.reply(w, r, http.StatusOK, openapi.SelfTest{TookMs: float32(took.Microseconds()) / 1000})
+	})
+}
+
 func (a api) ListDeliveryPartitions(w http.ResponseWriter, r *http.Request) {
 	a.do(w, r, func(v *Services, c *call) error {
 		names, err := v.Deliveries.DeliveryPartitions(r.Context())

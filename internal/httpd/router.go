@@ -98,6 +98,7 @@ var operations = map[string]operation{
 
 	"POST /api/v1/deliveries/reports": {id: "reportDelivery", need: waybill.RoleReporter, unit: unitAny, action: "delivery.report", quiet: true},
 	// Who may send is the source's to say; see the handler.
+	"POST /api/v1/deliveries/self-test":    {id: "testDeliveries", need: waybill.RoleReporter, action: "delivery.self-test"},
 	"POST /ingest/{source}":                {id: "ingestDelivery", action: "delivery.ingest", quiet: true},
 	"GET /api/v1/deliveries/sources":       {id: "listIngestSources", need: waybill.RoleViewer},
 	"GET /api/v1/deliveries/received":      {id: "listReceived", need: waybill.RoleViewer},

@@ -1140,6 +1140,12 @@ type SecretList struct {
 	NextCursor NextCursor `json:"next_cursor"`
 }
 
+// SelfTest defines model for SelfTest.
+type SelfTest struct {
+	// TookMs How long reporting and reading took.
+	TookMs float32 `json:"took_ms"`
+}
+
 // SetSecret defines model for SetSecret.
 type SetSecret struct {
 	// Value Text in UTF-8 without NUL characters, at most 65536 bytes.
@@ -2095,6 +2101,9 @@ type ServerInterface interface {
 	// ListRollbacks Tell what to go back to, cluster by cluster
 	// (GET /api/v1/deliveries/rollbacks)
 	ListRollbacks(w http.ResponseWriter, r *http.Request, params ListRollbacksParams)
+	// TestDeliveries Report, read and delete again
+	// (POST /api/v1/deliveries/self-test)
+	TestDeliveries(w http.ResponseWriter, r *http.Request)
 	// ListIngestSources List the sources that tools can send to
 	// (GET /api/v1/deliveries/sources)
 	ListIngestSources(w http.ResponseWriter, r *http.Request)
@@ -3387,6 +3396,20 @@ func (siw *ServerInterfaceWrapper) ListRollbacks(w http.ResponseWriter, r *http.
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ListRollbacks(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// TestDeliveries operation middleware
+func (siw *ServerInterfaceWrapper) TestDeliveries(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.TestDeliveries(w, r)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -6262,6 +6285,7 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/deliveries/received/{id}", wrapper.GetReceived)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/deliveries/reports", wrapper.ReportDelivery)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/deliveries/rollbacks", wrapper.ListRollbacks)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/deliveries/self-test", wrapper.TestDeliveries)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/deliveries/sources", wrapper.ListIngestSources)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/deliveries/trace", wrapper.TraceDelivery)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/deliveries/unlinked", wrapper.ListUnlinked)
