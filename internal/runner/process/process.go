@@ -51,6 +51,22 @@ type Options struct {
 	Logger *slog.Logger
 	// StartTimeout is how long a supervisor may take to answer. Default 10 s.
 	StartTimeout time.Duration
+	// Handover lets units have a With, which is a [Handover]. For runners whose units are
+	// processes that another program starts for them.
+	Handover bool
+}
+
+// Handover is the With of a unit whose program starts the process that counts, and ends:
+// a container runtime that detaches. When the program has ended with code 0 the unit goes
+// on as the process whose pid is in the file, which must be a child that the program left
+// behind: its end is that of the unit. A request to stop reaches that process alone; one
+// that is the first of its pid namespace and does not handle it is killed instead of being
+// waited for, because the kernel would drop the request. A program that ends otherwise
+// ends the unit with ReasonStartFailed, unless a signal ended it.
+type Handover struct {
+	PIDFile string   `json:"pid_file"`
+	Remove  []string `json:"remove,omitempty"` // files that go when the program has ended, because nothing needs them then
+	Status  string   `json:"status,omitempty"` // a file that is made and that the program has as its descriptor 3, to be passed on
 }
 
 // SupervisorOptions are the settings of [Supervise].

@@ -119,7 +119,10 @@ func (r *Runner) Start(ctx context.Context, s runner.Spec) (runner.Handle, error
 	if err != nil {
 		return h, failed("start", s.Unit, err)
 	}
-	s.With, s.Meta = nil, nil // nothing there reads them
+	s.Meta = nil // nothing there reads it
+	if !r.o.Handover {
+		s.With = nil
+	}
 	_, err = r.call(ctx, request{Op: opStart, Unit: s.Unit, Spec: &s})
 	return h, failed("start", s.Unit, err)
 }

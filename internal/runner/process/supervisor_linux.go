@@ -217,7 +217,10 @@ func (s *supervisor) collect() {
 		}
 		u := s.pids[pid]
 		if u == nil {
-			wait(pid)
+			s.orphanEnded(pid)
+			continue
+		}
+		if u.hand.pending() && s.handOver(u, pid) {
 			continue
 		}
 		// Until it is collected, its pid names its group and session and nothing

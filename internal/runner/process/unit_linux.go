@@ -27,6 +27,7 @@ type unit struct {
 	why   response
 	pipe  *os.File // the end that is read
 	leaf  *leaf    // nil without control groups; set before ready
+	hand  *handing // nil unless its program hands over to another process; set before ready
 
 	main chan struct{} // closed when the main process was collected
 	done chan struct{} // closed when the unit has ended or is lost
@@ -39,6 +40,7 @@ type unit struct {
 	endedAt   time.Time
 	reason    string // why it was killed, when that is a reason of Exit
 	termed    bool
+	killed    bool
 	grace     *time.Timer
 	graceAt   time.Time
 	hard      *time.Timer
@@ -114,6 +116,11 @@ func (u *unit) begin(spec *runner.Spec) (err error) {
 	if err != nil {
 		return waybill.E(waybill.KindUnavailable, "open the log: %w", err)
 	}
+	if len(spec.With) > 0 {
+		if u.hand, err = newHanding(spec.With); err != nil {
+			return err
+		}
+	}
 	path, lookErr := lookPath(spec)
 	if lookErr != nil {
 		u.startFailed(out, lookErr)
@@ -178,6 +185,14 @@ func (u *unit) fork(path string, spec *runner.Spec, out int) error {
 		Env:   append(env, marker+u.s.instance+"/"+u.name),
 		Files: []uintptr{uintptr(u.s.null), uintptr(out), uintptr(out)},
 		Sys:   &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL},
+	}
+	if u.hand != nil && u.hand.Status != "" {
+		f, err := os.OpenFile(u.hand.Status, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		attr.Files = append(attr.Files, f.Fd())
 	}
 	if u.leaf != nil {
 		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, u.leaf.fd
@@ -271,6 +286,7 @@ func (u *unit) follow(out *logFile) {
 			e.Reason = u.reason
 		}
 	}
+	u.hand.note(&e)
 	if out.err != nil {
 		e.Message = "the log is not complete: " + out.err.Error()
 	}
@@ -341,8 +357,7 @@ func (u *unit) stop(grace time.Duration) {
 	}
 	if !u.termed {
 		u.termed = true
-		unix.Kill(-u.pid, unix.SIGTERM)
-		unix.Kill(-u.pid, unix.SIGCONT) // one that is suspended could not end
+		u.term()
 	}
 	at := time.Now().Add(grace)
 	if u.grace == nil {
@@ -352,6 +367,17 @@ func (u *unit) stop(grace time.Duration) {
 		u.grace.Reset(grace)
 		u.graceAt = at
 	}
+}
+
+// term asks the main process and its group to end, or the one that the unit was handed
+// over to. The caller holds u.mu.
+func (u *unit) term() {
+	if u.hand == nil {
+		unix.Kill(-u.pid, unix.SIGTERM)
+		unix.Kill(-u.pid, unix.SIGCONT) // one that is suspended could not end
+		return
+	}
+	u.hand.term(u.pid)
 }
 
 // kill kills the whole tree. The reason is reported if the unit dies of it.
@@ -364,6 +390,7 @@ func (u *unit) kill(reason string) {
 	if u.reason == "" {
 		u.reason = reason
 	}
+	u.killed = true
 	if u.leaf != nil {
 		u.leaf.kill()
 	}
@@ -442,6 +469,13 @@ func (s *supervisor) ownedBy(p proc, u *unit, mains map[int]bool) bool {
 // begins with it, aligned to a pointer.
 func siginfoPID(info *unix.Siginfo) int {
 	offset := (3*4 + unsafe.Sizeof(uintptr(0)) - 1) / unsafe.Sizeof(uintptr(0)) * unsafe.Sizeof(uintptr(0))
+	return int(*(*int32)(unsafe.Add(unsafe.Pointer(info), offset)))
+}
+
+// siginfoStatus returns the exit code or the signal in what waitid fills in: it follows
+// the pid and the user.
+func siginfoStatus(info *unix.Siginfo) int {
+	offset := (3*4+unsafe.Sizeof(uintptr(0))-1)/unsafe.Sizeof(uintptr(0))*unsafe.Sizeof(uintptr(0)) + 8
 	return int(*(*int32)(unsafe.Add(unsafe.Pointer(info), offset)))
 }
 

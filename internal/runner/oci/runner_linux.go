@@ -1,0 +1,794 @@
+package oci
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/waybill-run/waybill"
+	"github.com/waybill-run/waybill/internal/image"
+	"github.com/waybill-run/waybill/internal/runner"
+	"github.com/waybill-run/waybill/internal/runner/container"
+)
+
+// Runner runs units as containers. It touches nothing until the first unit is started, or
+// was by an earlier server.
+type Runner struct {
+	o        Options
+	log      *slog.Logger
+	dir      string
+	rootless bool
+
+	mu     sync.Mutex
+	state  *state // nil until it is needed
+	closed bool
+	turns  map[string]*turn
+}
+
+// state is what a runner has open.
+type state struct {
+	instance string
+	memory   string // folder that is lost with the machine
+	images   *image.Store
+	net      *network
+	limits   controllers
+	chooser  *chooser
+	pins     sync.Map // of units: release functions
+}
+
+// turn lets one at a time do something to a unit.
+type turn struct {
+	c     chan struct{}
+	users int
+}
+
+var (
+	_ runner.Contained = (*Runner)(nil)
+	_ runner.Bridged   = (*Runner)(nil)
+)
+
+// New returns a runner. It makes nothing yet, and needs no runtime yet.
+func New(o Options) (*Runner, error) {
+	if o.Inner == nil {
+		return nil, waybill.E(waybill.KindInvalid, "the oci runner needs another one to start programs with")
+	}
+	dir := o.Root
+	if dir == "" {
+		dir = o.Dir
+	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	if strings.ContainsAny(dir, ":,\\") {
+		return nil, waybill.E(waybill.KindInvalid, "the folder %s of the oci runner has a colon, comma or backslash in its name, which overlays cannot have", dir).
+			WithHint("set another root under runners: oci in waybill.yaml")
+	}
+	if o.Subnet != "" {
+		if p, err := netip.ParsePrefix(o.Subnet); err != nil || !p.Addr().Is4() || p.Bits() > 29 || p.Bits() < 8 {
+			return nil, waybill.E(waybill.KindInvalid, "runners: oci: subnet: expected addresses such as 172.29.8.0/22, found %q", o.Subnet)
+		}
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Runner{o: o, log: o.Logger, dir: dir, rootless: os.Geteuid() != 0, turns: map[string]*turn{}}, nil
+}
+
+// Name returns [Name].
+func (r *Runner) Name() string { return Name }
+
+// Home implements [runner.Contained].
+func (r *Runner) Home() string { return container.Home }
+
+// Reach implements [runner.Contained]: units are on the bridge, or, without privileges, on
+// the network of the machine.
+func (r *Runner) Reach() runner.Reach {
+	if r.rootless {
+		return runner.ReachHost
+	}
+	return runner.ReachBridge
+}
+
+// Settings implements [runner.Described].
+func (r *Runner) Settings() any { return container.Settings{} }
+
+// Check implements [runner.Runner].
+func (r *Runner) Check(args []string, with json.RawMessage) error {
+	var s container.Settings
+	if err := runner.DecodeOpen(with, &s); err != nil {
+		return err
+	}
+	if err := s.Check(true); err != nil {
+		return err
+	}
+	return checkArgs(args, &s)
+}
+
+func checkArgs(args []string, s *container.Settings) error {
+	for i, a := range args {
+		if strings.ContainsRune(a, 0) {
+			return waybill.E(waybill.KindInvalid, "run: argument %d contains a zero byte", i)
+		}
+	}
+	if len(args) > 0 && args[0] == "" {
+		return waybill.E(waybill.KindInvalid, "run: a program is needed")
+	}
+	if len(args) > 0 && len(s.Args) > 0 {
+		return waybill.E(waybill.KindInvalid, "args: they are for the entrypoint of the image, which run replaces")
+	}
+	return nil
+}
+
+// open opens what units need, and takes up those of an earlier server.
+func (r *Runner) open() (*state, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return nil, waybill.E(waybill.KindUnavailable, "the runner is closed")
+	}
+	if r.state != nil {
+		return r.state, nil
+	}
+	s, err := r.begin()
+	if err != nil {
+		return nil, err
+	}
+	r.state = s
+	return s, nil
+}
+
+func (r *Runner) begin() (*state, error) {
+	for _, dir := range []string{r.dir, filepath.Join(r.dir, "units")} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, waybill.E(waybill.KindUnavailable, "make the folder of the oci runner: %w", err)
+		}
+	}
+	s := &state{limits: findControllers()}
+	var err error
+	if s.instance, err = instanceOf(r.dir); err != nil {
+		return nil, waybill.E(waybill.KindUnavailable, "open the folder of the oci runner: %w", err)
+	}
+	inMemory := false
+	if s.memory, inMemory, err = memoryDir(s.instance, r.dir); err != nil {
+		return nil, waybill.E(waybill.KindUnavailable, "make a folder for the runtime: %w", err)
+	}
+	if !inMemory {
+		r.log.Warn("there is no folder in memory, so the environment of a unit is on the disk for the moment in which it starts", "folder", s.memory)
+	}
+	s.images, err = image.Open(image.Options{
+		Dir: filepath.Join(r.dir, "images"), Quota: int64(r.o.Quota), Largest: int64(r.o.Largest), Insecure: r.o.Insecure,
+		Timeout: time.Duration(r.o.Pull), UserOnly: r.rootless, Logger: r.log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.chooser = &chooser{want: r.o.Runtime, dir: s.memory}
+	s.net = &network{
+		dir: r.dir, instance: s.instance, subnet: r.o.Subnet, masq: r.o.Masquerade == nil || *r.o.Masquerade, log: r.log, used: map[netip.Addr]string{},
+	}
+	if err := os.WriteFile(filepath.Join(s.memory, "init.new"), initProgram(), 0o755); err == nil {
+		err = os.Rename(filepath.Join(s.memory, "init.new"), filepath.Join(s.memory, "init"))
+	}
+	if err != nil {
+		s.images.Close()
+		return nil, waybill.E(waybill.KindUnavailable, "write the first process of containers: %w", err)
+	}
+	units, err := os.ReadDir(filepath.Join(r.dir, "units"))
+	if err != nil {
+		s.images.Close()
+		return nil, waybill.E(waybill.KindUnavailable, "list units: %w", err)
+	}
+	for _, e := range units {
+		rec, err := r.load(e.Name())
+		if err != nil {
+			r.log.Warn("the record of a unit cannot be read", "unit", e.Name(), "error", err)
+			continue
+		}
+		if rec == nil { // a start that was killed before it had done anything
+			os.RemoveAll(r.unitDir(e.Name()))
+			continue
+		}
+		s.net.reserve(rec.Unit, rec.IP)
+		if release, ok := s.images.Pin(rec.Layers); ok {
+			s.pins.Store(rec.Unit, release)
+		}
+	}
+	return s, nil
+}
+
+// instanceOf returns the name of the folder's instance, made on first use.
+func instanceOf(dir string) (string, error) {
+	file := filepath.Join(dir, "instance")
+	b, err := os.ReadFile(file)
+	if name := strings.TrimSpace(string(b)); err == nil && len(name) == 16 {
+		return name, nil
+	} else if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", err
+	}
+	var id [8]byte
+	rand.Read(id[:])
+	name := hex.EncodeToString(id[:])
+	if err := os.WriteFile(file+".new", []byte(name+"\n"), 0o600); err != nil {
+		return "", err
+	}
+	return name, os.Rename(file+".new", file)
+}
+
+// used reports whether there may be units: whether the folder was ever used.
+func (r *Runner) used() bool {
+	_, err := os.Stat(filepath.Join(r.dir, "instance"))
+	return err == nil
+}
+
+// take waits for the turn to do something to a unit.
+func (r *Runner) take(ctx context.Context, unit string) (give func(), err error) {
+	r.mu.Lock()
+	t := r.turns[unit]
+	if t == nil {
+		t = &turn{c: make(chan struct{}, 1)}
+		r.turns[unit] = t
+	}
+	t.users++
+	r.mu.Unlock()
+	leave := func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if t.users--; t.users == 0 {
+			delete(r.turns, unit)
+		}
+	}
+	select {
+	case t.c <- struct{}{}:
+		return func() { <-t.c; leave() }, nil
+	case <-ctx.Done():
+		leave()
+		return nil, ctx.Err()
+	}
+}
+
+var unitName = regexp.MustCompile(`^[a-z0-9-]{1,63}$`)
+
+func (r *Runner) handle(rec *record) runner.Handle {
+	return runner.Handle{Runner: Name, Unit: rec.Unit, Image: rec.Image}
+}
+
+func inner(unit string) runner.Handle { return runner.Handle{Unit: unit} }
+
+// failed says what failed. The end of a context and the faults of images are passed on.
+func failed(op, unit string, err error) error {
+	var e *waybill.Error
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return err
+	}
+	if _, ok := runner.AsPullError(err); ok {
+		return err
+	}
+	if errors.As(err, &e) {
+		return e.WithOp(op, unit)
+	}
+	return waybill.E(waybill.KindUnavailable, "%w", err).WithOp(op, unit)
+}
+
+// Start implements [runner.Runner].
+func (r *Runner) Start(ctx context.Context, s runner.Spec) (runner.Handle, error) {
+	h, err := r.start(ctx, s)
+	return h, failed("start", s.Unit, err)
+}
+
+func (r *Runner) start(ctx context.Context, s runner.Spec) (runner.Handle, error) {
+	none := runner.Handle{Runner: Name, Unit: s.Unit}
+	if !unitName.MatchString(s.Unit) {
+		return none, waybill.E(waybill.KindInvalid, "%q is no name of a unit", s.Unit)
+	}
+	if s.Dir == "" || s.Log == "" {
+		return none, waybill.E(waybill.KindInvalid, "a home and a log are needed")
+	}
+	var set container.Settings
+	err := runner.Decode(s.With, &set)
+	if err == nil {
+		err = set.Check(false)
+	}
+	if err == nil {
+		err = checkArgs(s.Args, &set)
+	}
+	for _, v := range s.Env {
+		if name, _, ok := strings.Cut(v, "="); !ok || name == "" || strings.ContainsRune(v, 0) {
+			err = waybill.E(waybill.KindInvalid, "%q in the environment is not NAME=value", name)
+		}
+	}
+	if err != nil {
+		return none, err
+	}
+	if s.Dir, err = filepath.Abs(s.Dir); err == nil {
+		s.Log, err = filepath.Abs(s.Log)
+	}
+	if err != nil {
+		return none, err
+	}
+	st, err := r.open()
+	if err != nil {
+		return none, err
+	}
+	done, err := r.take(ctx, s.Unit)
+	if err != nil {
+		return none, err
+	}
+	defer done()
+	rec, err := r.load(s.Unit)
+	if err != nil {
+		return none, fmt.Errorf("the record of the unit: %w", err)
+	}
+	if rec != nil {
+		known, err := r.known(ctx, rec)
+		if err != nil {
+			return none, err
+		}
+		if known {
+			return r.handle(rec), nil
+		}
+		// A server was killed before it had begun: what it made is made anew.
+		if err := r.scrap(ctx, st, rec); err != nil {
+			return none, err
+		}
+	}
+	if err := r.possible(st, &set); err != nil {
+		return none, err
+	}
+	rt, err := st.chooser.get(ctx)
+	if err != nil {
+		return none, err
+	}
+	img, err := st.images.Get(ctx, image.Request{Image: set.Image, Pull: set.PullPolicy(), Secret: set.PullSecret, Platform: set.Platform})
+	if err != nil {
+		return none, err
+	}
+	rec = &record{
+		Unit: s.Unit, Image: img.Name, Layers: img.Layers, Dir: s.Dir, Network: r.network(&set), At: time.Now().UTC(),
+		ID: "waybill-" + st.instance[:8] + "-" + s.Unit, Labels: container.Labels(s.Unit, s.Meta),
+	}
+	if !r.rootless {
+		rec.Cgroup = "/waybill-" + st.instance[:8] + "/" + s.Unit
+	}
+	rec.Labels[container.LabelInstance] = st.instance
+	if v := s.Meta["instance"]; v != "" {
+		rec.Labels[container.LabelInstance] = v
+	}
+	if err := r.enter(st, rec, img.Release); err != nil {
+		return none, err
+	}
+	if err := r.launch(ctx, st, rt, rec, &set, img, s); err != nil {
+		if rec.Begun {
+			return none, err // what became of it is found out by the next start
+		}
+		if serr := r.scrap(context.WithoutCancel(ctx), st, rec); serr != nil {
+			r.log.Warn("what was made for a unit that cannot be started could not be removed", "unit", s.Unit, "error", serr)
+		}
+		return none, err
+	}
+	return r.handle(rec), nil
+}
+
+// known reports whether a unit was started, whatever became of it.
+func (r *Runner) known(ctx context.Context, rec *record) (bool, error) {
+	if rec.Exit != nil {
+		return true, nil
+	}
+	if !rec.Begun {
+		return false, nil
+	}
+	err := r.o.Inner.Recover(ctx, inner(rec.Unit), runner.Spec{})
+	if err == nil {
+		return true, nil
+	}
+	if !waybill.IsKind(err, waybill.KindLost) {
+		return false, err
+	}
+	// Lost is both: unknown, and known to have had an end that nobody saw.
+	units, err := r.o.Inner.List(ctx)
+	if err != nil {
+		return false, err
+	}
+	for _, u := range units {
+		if u.Unit == rec.Unit {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// network is the one that a unit is given.
+func (r *Runner) network(set *container.Settings) string {
+	switch {
+	case set.Network != "":
+		return set.Network
+	case r.rootless:
+		return container.NetworkHost
+	}
+	return container.NetworkBridge
+}
+
+// possible says what of the settings this machine cannot do.
+func (r *Runner) possible(st *state, set *container.Settings) error {
+	for _, l := range []struct {
+		controller, setting string
+		asked               bool
+	}{{"memory", "memory", set.Memory > 0}, {"cpu", "cpu", set.CPU > 0}, {"pids", "pids", set.Pids > 0}} {
+		if l.asked {
+			if err := st.limits.need(l.controller, l.setting); err != nil {
+				return err
+			}
+		}
+	}
+	if !r.rootless {
+		return nil
+	}
+	if set.Network == container.NetworkBridge {
+		return waybill.E(waybill.KindInvalid, "network: a bridge can only be made by root, and this server runs as user %d", os.Geteuid()).
+			WithHint("set network: host or network: none, or run the server as root")
+	}
+	if len(set.CapAdd) > 0 {
+		r.log.Debug("capabilities of a unit hold in its user namespace only")
+	}
+	return nil
+}
+
+// enter makes the unit's folder with its record, which is how the next server knows that
+// there may be something to remove.
+func (r *Runner) enter(st *state, rec *record, release func()) error {
+	err := os.Mkdir(r.unitDir(rec.Unit), 0o700)
+	if errors.Is(err, os.ErrExist) {
+		err = nil
+	}
+	if err == nil {
+		err = r.save(rec)
+	}
+	if err != nil {
+		release()
+		return fmt.Errorf("record the unit: %w", err)
+	}
+	if old, had := st.pins.Swap(rec.Unit, release); had {
+		old.(func())()
+	}
+	return nil
+}
+
+// Recover implements [runner.Runner].
+func (r *Runner) Recover(ctx context.Context, h runner.Handle, _ runner.Spec) error {
+	rec, err := r.find(h.Unit)
+	if err == nil && rec.Exit == nil {
+		err = r.o.Inner.Recover(ctx, inner(h.Unit), runner.Spec{})
+	}
+	return failed("recover", h.Unit, err)
+}
+
+// find returns the record of a unit that was begun.
+func (r *Runner) find(unit string) (*record, error) {
+	lost := waybill.E(waybill.KindLost, "unit %s is unknown here", unit)
+	if !unitName.MatchString(unit) || !r.used() {
+		return nil, lost
+	}
+	if _, err := r.open(); err != nil {
+		return nil, err
+	}
+	rec, err := r.load(unit)
+	if err != nil {
+		return nil, err
+	}
+	if rec == nil || !rec.Begun && rec.Exit == nil {
+		return nil, lost
+	}
+	return rec, nil
+}
+
+// Wait implements [runner.Runner].
+func (r *Runner) Wait(ctx context.Context, h runner.Handle) (runner.Exit, error) {
+	e, err := r.wait(ctx, h)
+	return e, failed("wait for", h.Unit, err)
+}
+
+func (r *Runner) wait(ctx context.Context, h runner.Handle) (runner.Exit, error) {
+	if err := ctx.Err(); err != nil {
+		return runner.Exit{}, err
+	}
+	rec, err := r.find(h.Unit)
+	if err != nil {
+		return runner.Exit{}, err
+	}
+	if rec.Exit != nil {
+		return *rec.Exit, nil
+	}
+	e, err := r.o.Inner.Wait(ctx, inner(h.Unit))
+	if err != nil {
+		return runner.Exit{}, err
+	}
+	done, err := r.take(ctx, h.Unit)
+	if err != nil {
+		return runner.Exit{}, err
+	}
+	defer done()
+	again, err := r.load(h.Unit)
+	switch {
+	case err != nil:
+		return runner.Exit{}, err
+	case again == nil:
+		return runner.Exit{}, waybill.E(waybill.KindLost, "unit %s was removed", h.Unit)
+	case again.Exit != nil:
+		return *again.Exit, nil
+	}
+	st, err := r.open()
+	if err != nil {
+		return runner.Exit{}, err
+	}
+	r.judge(st, again, &e)
+	again.Exit = &e
+	if err := r.save(again); err != nil {
+		return runner.Exit{}, fmt.Errorf("record how the unit ended: %w", err)
+	}
+	return e, nil
+}
+
+// judge says how the unit ended, after what the supervisor saw of its first process.
+func (r *Runner) judge(st *state, rec *record, e *runner.Exit) {
+	v, err := readVerdict(r.unitDir(rec.Unit, statusFile))
+	if err != nil {
+		e.Message = err.Error()
+	}
+	switch {
+	case e.Reason == runner.ReasonStartFailed:
+		text := r.runtimeFault(rec)
+		if text != "" {
+			e.Message = text
+		}
+		e.Code = 126
+		if strings.Contains(text, "no such file") || strings.Contains(text, "not found") {
+			e.Code = 127
+		}
+	case v.known && v.refused != 0:
+		e.Code, e.Signal, e.Reason = 126, "", runner.ReasonStartFailed
+		e.Message = "the program cannot be executed: " + v.refused.Error()
+		if v.refused == unix.ENOENT {
+			e.Code = 127
+			e.Message = "the program cannot be executed: it is not there, or the image lacks what its first line or its loader names"
+		}
+	case v.known && v.status.Signaled():
+		e.Code, e.Signal = -1, unix.SignalName(v.status.Signal())
+	case v.known:
+		e.Code, e.Signal = v.status.ExitStatus(), ""
+	}
+	if !e.OK() && e.Reason == "" && st.limits.oomKills(rec.Cgroup) > 0 {
+		e.Reason = runner.ReasonOOM
+		if e.Message == "" {
+			e.Message = "a process of the unit was killed because it took more than its memory"
+		}
+	}
+}
+
+// runtimeFault is the last error in the log of the runtime.
+func (r *Runner) runtimeFault(rec *record) string {
+	b, err := os.ReadFile(r.unitDir(rec.Unit, runtimeLog))
+	if err != nil {
+		return ""
+	}
+	last := ""
+	for line := range strings.Lines(string(b)) {
+		var l struct{ Level, Msg string }
+		if json.Unmarshal([]byte(line), &l) == nil && (l.Level == "error" || l.Level == "fatal") {
+			last = l.Msg
+		}
+	}
+	return container.Clean(errors.New(last))
+}
+
+// Stop implements [runner.Runner].
+func (r *Runner) Stop(ctx context.Context, h runner.Handle, grace time.Duration) error {
+	if _, err := r.find(h.Unit); err != nil {
+		if waybill.IsKind(err, waybill.KindLost) {
+			err = nil
+		}
+		return failed("stop", h.Unit, err)
+	}
+	return failed("stop", h.Unit, r.o.Inner.Stop(ctx, inner(h.Unit), grace))
+}
+
+// Remove implements [runner.Runner].
+func (r *Runner) Remove(ctx context.Context, h runner.Handle) error {
+	return failed("remove", h.Unit, r.remove(ctx, h.Unit))
+}
+
+func (r *Runner) remove(ctx context.Context, unit string) error {
+	if !unitName.MatchString(unit) || !r.used() {
+		return nil
+	}
+	st, err := r.open()
+	if err != nil {
+		return err
+	}
+	done, err := r.take(ctx, unit)
+	if err != nil {
+		return err
+	}
+	defer done()
+	rec, err := r.load(unit)
+	if err != nil {
+		r.log.Warn("the record of a unit cannot be read; what is known of it is removed", "unit", unit, "error", err)
+		rec = &record{Unit: unit, ID: "waybill-" + st.instance[:8] + "-" + unit, Begun: true}
+	}
+	if rec == nil {
+		return nil
+	}
+	return r.scrap(ctx, st, rec)
+}
+
+// scrap removes everything of a unit, its record last. Every step may be repeated.
+func (r *Runner) scrap(ctx context.Context, st *state, rec *record) error {
+	if rec.Begun {
+		if err := r.o.Inner.Remove(ctx, inner(rec.Unit)); err != nil {
+			return err
+		}
+	}
+	if _, err := os.Stat(filepath.Join(st.memory, "state", rec.ID)); err == nil {
+		rt, err := st.chooser.get(ctx)
+		if err != nil {
+			return err
+		}
+		if err := rt.delete(ctx, filepath.Join(st.memory, "state"), rec.ID); err != nil {
+			return err
+		}
+	}
+	st.limits.prune(rec.Cgroup)
+	mem := filepath.Join(st.memory, rec.Unit)
+	if err := unmount(filepath.Join(mem, "rootfs")); err != nil {
+		return err
+	}
+	if rec.IP != "" {
+		if err := st.net.detach(rec.Unit, filepath.Join(mem, "netns")); err != nil {
+			return err
+		}
+		st.net.release(rec.IP)
+	}
+	if rec.Begun && rec.Dir != "" {
+		ungive(rec.Dir)
+	}
+	if err := os.RemoveAll(mem); err != nil {
+		return err
+	}
+	if r.rootless {
+		ungive(r.unitDir(rec.Unit))
+	}
+	for _, d := range []string{upperDir, workDir, flatDir} {
+		if err := os.RemoveAll(r.unitDir(rec.Unit, d)); err != nil {
+			return err
+		}
+	}
+	if err := os.RemoveAll(r.unitDir(rec.Unit)); err != nil {
+		return err
+	}
+	if release, ok := st.pins.LoadAndDelete(rec.Unit); ok {
+		release.(func())()
+	}
+	return nil
+}
+
+// List implements [runner.Runner].
+func (r *Runner) List(context.Context) ([]runner.Handle, error) {
+	if !r.used() {
+		return nil, nil
+	}
+	entries, err := os.ReadDir(filepath.Join(r.dir, "units"))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, failed("list", "units", err)
+	}
+	var out []runner.Handle
+	for _, e := range entries {
+		if rec, err := r.load(e.Name()); err == nil && rec != nil {
+			out = append(out, r.handle(rec))
+		} else if err != nil {
+			out = append(out, runner.Handle{Runner: Name, Unit: e.Name()})
+		}
+	}
+	return out, nil
+}
+
+// CopyOut implements [runner.Contained].
+func (r *Runner) CopyOut(ctx context.Context, h runner.Handle, name string, w io.Writer) error {
+	return failed("copy from", h.Unit, r.copyOut(ctx, h, name, w))
+}
+
+func (r *Runner) copyOut(ctx context.Context, h runner.Handle, name string, w io.Writer) error {
+	if !path.IsAbs(name) || strings.ContainsRune(name, 0) {
+		return waybill.E(waybill.KindInvalid, "expected an absolute path, found %q", name)
+	}
+	rec, err := r.find(h.Unit)
+	if err != nil {
+		return err
+	}
+	st, err := r.open()
+	if err != nil {
+		return err
+	}
+	dir := filepath.Join(st.memory, rec.Unit, "rootfs")
+	if rec.Flat {
+		dir = r.unitDir(rec.Unit, flatDir)
+	}
+	root, err := openRoot(dir)
+	if err != nil {
+		return waybill.E(waybill.KindLost, "the file system of the unit is gone: %w", err)
+	}
+	defer root.close()
+	f, err := root.file(name)
+	if errors.Is(err, unix.ENOTDIR) {
+		err = fmt.Errorf("%w: %w", os.ErrNotExist, err)
+	}
+	if errors.Is(err, os.ErrNotExist) {
+		return waybill.E(waybill.KindNotFound, "%w", err)
+	}
+	if err != nil {
+		return waybill.E(waybill.KindInvalid, "%w", err)
+	}
+	defer f.Close()
+	defer context.AfterFunc(ctx, func() { f.Close() })()
+	_, err = io.Copy(w, f)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}
+
+// Archive implements [runner.Contained]: the supervisor writes the log, and has written all
+// of it when a unit has ended.
+func (r *Runner) Archive(context.Context, runner.Handle, runner.Spec) error { return nil }
+
+// Gateway implements [runner.Bridged]: the address of this machine on the bridge.
+func (r *Runner) Gateway(context.Context) (netip.Addr, error) {
+	if r.rootless {
+		return netip.Addr{}, waybill.E(waybill.KindUnsupported, "without privileges there is no bridge")
+	}
+	st, err := r.open()
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	if err := st.net.ensure(); err != nil {
+		return netip.Addr{}, err
+	}
+	return st.net.gateway, nil
+}
+
+// Close leaves units alone. The bridge goes when no unit is on it.
+func (r *Runner) Close() error {
+	r.mu.Lock()
+	st := r.state
+	r.state, r.closed = nil, true
+	r.mu.Unlock()
+	err := r.o.Inner.Close()
+	if st == nil {
+		return err
+	}
+	units, lerr := os.ReadDir(filepath.Join(r.dir, "units"))
+	if lerr == nil && len(units) == 0 {
+		st.net.tearDown()
+		st.limits.prune("/waybill-" + st.instance[:8])
+	}
+	return errors.Join(err, st.images.Close())
+}
