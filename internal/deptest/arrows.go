@@ -428,10 +428,20 @@ var Arrows = []Row{
 		Instead: inContract,
 	},
 	{
-		Dir: "internal/runner/docker", May: []string{"", "internal/mask", "internal/runner", "internal/runner/container"},
-		Modules: []string{"github.com/moby/moby", "github.com/docker", "github.com/containerd", "github.com/opencontainers", "github.com/google/go-containerregistry"},
+		Dir: "internal/runner/docker", May: []string{"", "internal/mask", "internal/runner", "internal/runner/container", "internal/runner/docker/inside"},
+		Modules: []string{"github.com/moby/moby", "github.com/docker", "github.com/containerd", "github.com/opencontainers", "github.com/google/go-containerregistry", "golang.org/x/sys"},
 		Why:     "an implementation, which knows its contract and no sibling",
 		Instead: inContract,
+	},
+	{
+		Dir: "internal/runner/docker/inside", May: []string{"internal/runner"}, Modules: []string{"golang.org/x/sys", "github.com/google/go-cmp"},
+		Why:     "the first process of a container; it knows nothing of engines",
+		Instead: "what the server does belongs in internal/runner/docker",
+	},
+	{
+		Dir: "internal/runner/docker/inside/*", May: []string{"internal/runner/docker/inside"},
+		Why:     "main, which does nothing but call",
+		Instead: "what it does belongs in internal/runner/docker/inside",
 	},
 	{
 		Dir: "internal/runner/kubernetes", May: []string{"", "internal/mask", "internal/runner", "internal/runner/container"},

@@ -38,6 +38,9 @@ type Contained struct {
 	Networks []string
 	// SignalAsCode says that the platform tells of a signal as a code of 128 and more.
 	SignalAsCode bool
+	// Lines says that the platform keeps lines: what a unit wrote is in the log when its
+	// line has ended.
+	Lines bool
 	// WholeSeconds says that the platform tells times as the second they are in.
 	WholeSeconds bool
 	// Inspect is everything the platform shows of a unit to those that may look at it,
@@ -410,7 +413,7 @@ func testSecretsNotShown(t *testing.T, s *suite) {
 		t.Skip("the platform shows nothing")
 	}
 	const token = "tok-8f1c53aa90be77"
-	sp := s.contained(t, map[string]any{"pull": "missing"}, `test "$SECRET" = "$1" && echo same; echo "$SECRET"; while [ ! -e go ]; do sleep 0.01; done`)
+	sp := s.contained(t, map[string]any{"pull": "missing"}, armed+`echo "$SECRET"; `+untilReleased)
 	sp.Env = append(sp.Env, "SECRET="+masked, "WAYBILL_TOKEN="+token)
 	sp.Mask = [][]byte{[]byte(masked), []byte(token)}
 	h := s.start(t, sp)
@@ -429,9 +432,7 @@ func testSecretsNotShown(t *testing.T, s *suite) {
 		}
 	}
 	look("while it runs")
-	if err := os.WriteFile(filepath.Join(s.work(sp), "go"), nil, 0o644); err != nil {
-		t.Fatal(err)
-	}
+	s.release(t, h)
 	s.wait(t, h)
 	look("after it ended")
 	checkNowhere(t, s.dir)
@@ -564,7 +565,7 @@ func testDeathInRemove(t *testing.T, s *suite) {
 // The log of a unit that outlives servers has every line once.
 func testLogGoesOn(t *testing.T, s *suite) {
 	const n = 400
-	sp := s.contained(t, nil, fmt.Sprintf(`i=1; while [ $i -le %d ]; do echo "line $i of $SECRET"; i=$((i+1)); sleep 0.005; done; while [ ! -e go ]; do sleep 0.01; done; echo last; exit 2`, n))
+	sp := s.contained(t, nil, armed+fmt.Sprintf(`i=1; while [ $i -le %d ]; do echo "line $i of $SECRET"; i=$((i+1)); sleep 0.005; done; %secho last; exit 2`, n, untilReleased))
 	sp.Env = append(sp.Env, "SECRET="+masked)
 	sp.Mask = [][]byte{[]byte(masked)}
 	if err := os.WriteFile(sp.Log, []byte("from before\n"), 0o600); err != nil {
@@ -576,9 +577,8 @@ func testLogGoesOn(t *testing.T, s *suite) {
 		s.r = s.h.Restart(t)
 		s.recover(t, h, sp)
 	}
-	if err := os.WriteFile(filepath.Join(s.work(sp), "go"), nil, 0o644); err != nil {
-		t.Fatal(err)
-	}
+	s.eventually(t, "the unit has come to its end", s.printed(sp, fmt.Sprintf("line %d ", n)))
+	s.release(t, h)
 	e := s.wait(t, h)
 	want := "from before\n"
 	for i := 1; i <= n; i++ {

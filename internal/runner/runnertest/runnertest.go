@@ -279,6 +279,20 @@ func (s *suite) sh(t *testing.T, script string) runner.Spec {
 	return sp
 }
 
+// Parts of a script: once it is armed, it waits until it is released.
+const (
+	armed         = `go=; trap 'go=1' TERM; `
+	untilReleased = `while [ -z "$go" ]; do sleep 0.01; done; trap - TERM; `
+)
+
+// release lets a unit go on that waits for it.
+func (s *suite) release(t *testing.T, h runner.Handle) {
+	t.Helper()
+	if err := s.r.Stop(s.ctx(t), h, time.Hour); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // work is the working directory of a unit on this machine.
 func (s *suite) work(sp runner.Spec) string {
 	if s.h.Contained != nil {

@@ -1,0 +1,193 @@
+// Package dockertest starts real engines of Docker for tests, each with a socket, a
+// folder and networks of its own, and puts faults in front of them.
+package dockertest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Daemon is an engine. Its methods are for one goroutine at a time.
+type Daemon struct {
+	dir  string
+	done chan error // has the end of the process that runs now
+	pid  int
+}
+
+// Missing says what an engine needs and is not here; empty when everything is.
+func Missing() string {
+	if os.Geteuid() != 0 {
+		return "an engine for tests needs root"
+	}
+	for _, program := range []string{"dockerd", "containerd", "runc"} {
+		if _, err := exec.LookPath(program); err != nil {
+			return program + " is not installed; the package docker.io has it"
+		}
+	}
+	return ""
+}
+
+// Need skips a test where an engine cannot be started, or fails it if
+// WAYBILL_REQUIRE_ALL is 1.
+func Need(t testing.TB) {
+	t.Helper()
+	switch why := Missing(); {
+	case why == "":
+	case os.Getenv("WAYBILL_REQUIRE_ALL") == "1":
+		t.Fatal(why)
+	default:
+		t.Skip(why)
+	}
+}
+
+// Start starts an engine and returns when it answers. It ends with Stop, and with this
+// process.
+func Start() (*Daemon, error) {
+	dir, err := os.MkdirTemp("", "waybill-docker-")
+	if err != nil {
+		return nil, err
+	}
+	d := &Daemon{dir: dir}
+	if err := d.Restart(); err != nil {
+		return nil, errors.Join(err, d.Stop())
+	}
+	return d, nil
+}
+
+// Socket is the path of the engine's socket.
+func (d *Daemon) Socket() string { return filepath.Join(d.dir, "docker.sock") }
+
+// Host is the engine's address.
+func (d *Daemon) Host() string { return "unix://" + d.Socket() }
+
+// Restart starts the engine again after Kill or Terminate.
+func (d *Daemon) Restart() error {
+	for _, pid := range []string{"docker.pid"} {
+		_ = os.Remove(filepath.Join(d.dir, pid))
+	}
+	out, err := os.OpenFile(filepath.Join(d.dir, "log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	// Neither a bridge nor rules of its own on this machine: tests make their networks.
+	cmd := exec.Command("dockerd", "--data-root", filepath.Join(d.dir, "data"), "--exec-root", filepath.Join(d.dir, "exec"),
+		"--pidfile", filepath.Join(d.dir, "docker.pid"), "--host", d.Host(), "--bridge", "none", "--iptables=false", "--ip6tables=false",
+		"--userland-proxy=false", "--max-download-attempts", "1", "--shutdown-timeout", "1", "--log-level", "warn")
+	cmd.Stdout, cmd.Stderr = out, out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+	started, done := make(chan error), make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // its end would be taken for that of this process
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			done <- cmd.Wait()
+		}
+	}()
+	if err := <-started; err != nil {
+		return err
+	}
+	d.pid, d.done = cmd.Process.Pid, done
+	return d.await()
+}
+
+func (d *Daemon) await() error {
+	c := &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", d.Socket())
+	}}}
+	for end := time.Now().Add(60 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		select {
+		case err := <-d.done:
+			d.done <- err
+			return fmt.Errorf("dockerd ended: %w\n%s", err, d.tail())
+		default:
+		}
+		if res, err := c.Get("http://docker/_ping"); err == nil {
+			_ = res.Body.Close()
+			if res.StatusCode == http.StatusOK {
+				return nil
+			}
+		}
+	}
+	return fmt.Errorf("dockerd does not answer\n%s", d.tail())
+}
+
+func (d *Daemon) tail() string {
+	b, _ := os.ReadFile(filepath.Join(d.dir, "log"))
+	return string(b[max(0, len(b)-3000):])
+}
+
+// Kill ends the engine as a crash does; what it started goes on.
+func (d *Daemon) Kill() { d.end(syscall.SIGKILL) }
+
+// Terminate ends the engine in good order, and its containers with it.
+func (d *Daemon) Terminate() { d.end(syscall.SIGTERM) }
+
+// Pause lets the engine hang, until Continue.
+func (d *Daemon) Pause() { _ = syscall.Kill(d.pid, syscall.SIGSTOP) }
+
+// Continue lets it go on.
+func (d *Daemon) Continue() { _ = syscall.Kill(d.pid, syscall.SIGCONT) }
+
+func (d *Daemon) end(sig syscall.Signal) {
+	if d.pid == 0 {
+		return
+	}
+	_ = syscall.Kill(d.pid, syscall.SIGCONT)
+	_ = syscall.Kill(d.pid, sig)
+	select {
+	case <-d.done:
+	case <-time.After(60 * time.Second):
+		_ = syscall.Kill(d.pid, syscall.SIGKILL)
+		<-d.done
+	}
+	d.pid = 0
+}
+
+// Stop ends the engine and everything it started, and removes its folder.
+func (d *Daemon) Stop() error {
+	d.end(syscall.SIGTERM)
+	// What an engine that was killed could not end.
+	pid := filepath.Join(d.dir, "exec", "containerd", "containerd.pid")
+	if b, err := os.ReadFile(pid); err == nil {
+		if n, err := strconv.Atoi(strings.TrimSpace(string(b))); err == nil && n > 1 && d.ours(n) {
+			_ = syscall.Kill(n, syscall.SIGKILL)
+		}
+	}
+	d.unmount()
+	return os.RemoveAll(d.dir)
+}
+
+// ours reports whether a process is of this engine.
+func (d *Daemon) ours(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	return err == nil && strings.Contains(string(b), d.dir)
+}
+
+// unmount takes away what is mounted below the folder.
+func (d *Daemon) unmount() {
+	b, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		return
+	}
+	lines := strings.Split(string(b), "\n")
+	for i := len(lines) - 1; i >= 0; i-- {
+		if f := strings.Fields(lines[i]); len(f) > 1 && strings.HasPrefix(f[1], d.dir+"/") {
+			_ = syscall.Unmount(f[1], syscall.MNT_DETACH)
+		}
+	}
+}
