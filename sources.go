@@ -26,7 +26,7 @@ type DeliverySource struct {
 	Age   float64 `json:"age"`
 
 	PolledAt time.Time `json:"polled_at,omitzero"` // begin of the last round
-	FreshAt  time.Time `json:"fresh_at,omitzero"`  // begin of the last round in which it answered everything
+	FreshAt  time.Time `json:"fresh_at,omitzero"`  // begin of the last round in which it answered (see Notes)
 	NextAt   time.Time `json:"next_at,omitzero"`
 	Took     float64   `json:"took"`     // seconds, of the last round
 	Interval float64   `json:"interval"` // seconds between rounds

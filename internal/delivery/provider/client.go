@@ -485,5 +485,8 @@ func Next(page string, h http.Header) string {
 	return ""
 }
 
+// Now is the time by the client's clock.
+func (c *Client) Now() time.Time { return c.o.Now() }
+
 // API is what the paths of calls are relative to.
 func (c *Client) API() *url.URL { return c.o.API }

@@ -205,7 +205,7 @@ func first(times ...time.Time) time.Time {
 // hidden tells "there is none" from "it is not shown": GitHub says of both that it was
 // not found.
 func (g *GitHub) hidden(ctx context.Context, r provider.Repository, err error) error {
-	now := time.Now()
+	now := g.c.Now()
 	g.mu.Lock()
 	known := g.seen[r.Path].until.After(now)
 	g.mu.Unlock()

@@ -196,7 +196,7 @@ func (w *World) server(token func(*http.Request) string, refuse func(http.Respon
 		etag := `W/"` + hex.EncodeToString(sum[:8]) + `"`
 		maps.Copy(rw.Header(), rec.header)
 		w.mu.Lock()
-		plain := w.NoETags || rec.code != 200 || r.Method != http.MethodGet
+		plain := w.NoETags || fault.Cut || rec.code != 200 || r.Method != http.MethodGet
 		if !plain {
 			rw.Header().Set("ETag", etag)
 			if r.Header.Get("If-None-Match") == etag {
