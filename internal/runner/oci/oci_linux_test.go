@@ -1,6 +1,7 @@
 package oci_test
 
 import (
+	"context"
 	"encoding/json"
 	"os"
 	"os/exec"
@@ -71,7 +72,7 @@ func decoys(t *testing.T, s setup, mine *oci.Runner, unit string) func(t *testin
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := theirs.Remove(t.Context(), h); err != nil {
+		if err := theirs.Remove(context.Background(), h); err != nil {
 			t.Logf("remove the decoy: %v", err)
 		}
 	})

@@ -61,7 +61,7 @@ func (h *handing) term(pid int) {
 	if !h.done {
 		return
 	}
-	if hearsTerm(pid) {
+	if h.Status != "" || hearsTerm(pid) {
 		unix.Kill(pid, unix.SIGTERM)
 		unix.Kill(pid, unix.SIGCONT)
 		return

@@ -66,7 +66,10 @@ type Options struct {
 type Handover struct {
 	PIDFile string   `json:"pid_file"`
 	Remove  []string `json:"remove,omitempty"` // files that go when the program has ended, because nothing needs them then
-	Status  string   `json:"status,omitempty"` // a file that is made and that the program has as its descriptor 3, to be passed on
+	// Status is a file that is made and that the program has as its descriptor 3. A program
+	// passes it on to a process that writes there how what it started has ended, and that
+	// takes requests to stop for it.
+	Status string `json:"status,omitempty"`
 }
 
 // SupervisorOptions are the settings of [Supervise].
