@@ -54,21 +54,38 @@ var said = map[string]string{
 	"buckets.*.max_size":  "Larger objects are left alone.",
 	"buckets.*.ignore":    "Patterns of keys that are left alone.",
 
-	"deliveries":                    "What tools tell of deliveries, and who is told of them.",
-	"deliveries.ingest":             "Sources that tools send to, by the names in POST /ingest/NAME.",
-	"deliveries.ingest.*.format":    "What is sent: " + strings.Join(IngestFormats, ", ") + ". A source that is called like a format need not say.",
-	"deliveries.ingest.*.secret":    "Requests must be signed with it, as ${secret:NAME}.",
-	"deliveries.ingest.*.token":     "Requests must bring it in Authorization: Bearer, as ${secret:NAME}.",
-	"deliveries.ingest.*.partition": "The partition that its reports go to.",
-	"deliveries.ingest.*.cluster":   "The one cluster that it speaks for.",
-	"deliveries.ingest.*.ring":      "The ring that it speaks of.",
-	"deliveries.ingest.*.stage":     "The stage of its runs that do not say: build, config or manifest.",
-	"deliveries.cdevents":           "A receiver of CDEvents that is told what becomes of deliveries.",
-	"deliveries.cdevents.url":       "Where events go; without it nowhere.",
-	"deliveries.cdevents.secret":    "Events are signed with it in X-Signature, as ${secret:NAME}.",
-	"deliveries.cdevents.token":     "Sent in Authorization: Bearer, as ${secret:NAME}.",
-	"deliveries.cdevents.source":    "context.source of the events; the server's address when left out.",
-	"deliveries.traces":             "Whether the collector of telemetry.otlp is sent a trace of each deployment: on or off.",
+	"deliveries":                          "What tools tell of deliveries, and who is told of them.",
+	"deliveries.ingest":                   "Sources that tools send to, by the names in POST /ingest/NAME.",
+	"deliveries.interval":                 "Pause between two looks at providers.",
+	"deliveries.rows":                     "How many of the newest deployments of a partition are looked at.",
+	"deliveries.calls":                    "Most calls to one provider in an interval; what is over waits for the next.",
+	"deliveries.providers":                "Providers that are polled for what deliveries lack, by the names they have here.",
+	"deliveries.providers.*.kind":         "What it is: " + strings.Join(ProviderKinds, ", ") + ".",
+	"deliveries.providers.*.url":          "Address of its pages; the public one of its kind when left out.",
+	"deliveries.providers.*.api":          "Address of its API; found from url when left out.",
+	"deliveries.providers.*.token":        "What calls are made with, as ${secret:NAME}; it needs to read code, pipelines and pull requests.",
+	"deliveries.providers.*.project":      "ORGANIZATION/PROJECT of Azure DevOps, of runs whose repository does not tell.",
+	"deliveries.providers.*.repositories": "Repositories that it is asked for, of which the last part can be *; all of its host when left out.",
+	"deliveries.providers.*.partitions":   "Partitions whose deliveries are looked at; all when left out.",
+	"deliveries.providers.*.stages":       "Stages whose runs are of this provider wherever the repository is: build, config, manifest.",
+	"deliveries.providers.*.source":       "Repository of the source of deliveries that name none.",
+	"deliveries.providers.*.config":       "Repository of the configuration of deliveries that name none.",
+	"deliveries.providers.*.manifest":     "Repository of the manifests of deliveries that name none.",
+	"deliveries.providers.*.tag_prefix":   "Beginning of the tags of manifests by which clusters tell where they are.",
+	"deliveries.providers.*.status":       "What is written back: off, commit (a status of the source commit) or deployment (into an environment called like the ring).",
+	"deliveries.ingest.*.format":          "What is sent: " + strings.Join(IngestFormats, ", ") + ". A source that is called like a format need not say.",
+	"deliveries.ingest.*.secret":          "Requests must be signed with it, as ${secret:NAME}.",
+	"deliveries.ingest.*.token":           "Requests must bring it in Authorization: Bearer, as ${secret:NAME}.",
+	"deliveries.ingest.*.partition":       "The partition that its reports go to.",
+	"deliveries.ingest.*.cluster":         "The one cluster that it speaks for.",
+	"deliveries.ingest.*.ring":            "The ring that it speaks of.",
+	"deliveries.ingest.*.stage":           "The stage of its runs that do not say: build, config or manifest.",
+	"deliveries.cdevents":                 "A receiver of CDEvents that is told what becomes of deliveries.",
+	"deliveries.cdevents.url":             "Where events go; without it nowhere.",
+	"deliveries.cdevents.secret":          "Events are signed with it in X-Signature, as ${secret:NAME}.",
+	"deliveries.cdevents.token":           "Sent in Authorization: Bearer, as ${secret:NAME}.",
+	"deliveries.cdevents.source":          "context.source of the events; the server's address when left out.",
+	"deliveries.traces":                   "Whether the collector of telemetry.otlp is sent a trace of each deployment: on or off.",
 
 	"sources.*.kind":           "The system: rabbitmq or azure-queue.",
 	"sources.*.url":            "Where it is, with credentials as ${secret:NAME}.",
@@ -85,13 +102,14 @@ var said = map[string]string{
 func (s *Settings) shapes() map[string]any {
 	all := s.fields()
 	r := &settingsReader{fields: s.fields(), at: map[string]place{}}
-	r.file([]byte("buckets: {probe: {}}\nsources: {probe: {}}\ndeliveries: {ingest: {probe: {}}}\n"))
+	r.file([]byte("buckets: {probe: {}}\nsources: {probe: {}}\ndeliveries: {ingest: {probe: {}}, providers: {probe: {}}}\n"))
 	for path, field := range r.fields {
 		all[strings.Replace(path, ".probe.", ".*.", 1)] = field
 	}
 	delete(all, "buckets")
 	delete(all, "sources")
 	delete(all, "deliveries.ingest")
+	delete(all, "deliveries.providers")
 	return all
 }
 
@@ -157,6 +175,12 @@ func shape(path string, field any) schema.Schema {
 		return schema.Strings().With("examples", []any{[]string{"private", "10.0.0.0/8"}})
 	case "deliveries.ingest.*.format":
 		return schema.Words(IngestFormats...)
+	case "deliveries.providers.*.kind":
+		return schema.Words(ProviderKinds...)
+	case "deliveries.providers.*.status":
+		return schema.Words("off", "commit", "deployment")
+	case "deliveries.providers.*.stages":
+		return schema.List(schema.Words("build", "config", "manifest"))
 	case "deliveries.ingest.*.stage":
 		return schema.Words("build", "config", "manifest")
 	case "deliveries.traces":

@@ -33,11 +33,13 @@ type Settings struct {
 	Telemetry Telemetry
 	Auth      Auth
 	Notify    []waybill.NotifyRule
-	Buckets   []*Bucket // those whose objects come from elsewhere, in the order of the file
-	Sources   []*Source // queues of other systems
-	Ingest    []*Ingest // what tools of deliveries send, in the order of the file
-	Outbound  Outbound  // who is told of deliveries
-	Runners   Runners   // of containers
+	Buckets   []*Bucket           // those whose objects come from elsewhere, in the order of the file
+	Sources   []*Source           // queues of other systems
+	Ingest    []*Ingest           // what tools of deliveries send, in the order of the file
+	Outbound  Outbound            // who is told of deliveries
+	Providers []*DeliveryProvider // that are polled, in the order of the file
+	Polling   Polling
+	Runners   Runners // of containers
 }
 
 // Retention says how long what is finished is kept.
@@ -84,6 +86,7 @@ func Default() Settings {
 		Secrets:   defaultSecrets(),
 		HTTP:      defaultHTTP(),
 		Telemetry: Telemetry{Pipelines: 100},
+		Polling:   defaultPolling(),
 	}
 }
 
@@ -111,6 +114,7 @@ func (s *Settings) fields() map[string]any {
 	maps.Copy(all, s.HTTP.fields())
 	maps.Copy(all, s.watched())
 	maps.Copy(all, s.deliveries())
+	maps.Copy(all, s.polled())
 	for name, field := range s.Secrets.fields() {
 		all["secrets."+name] = field
 	}
@@ -161,6 +165,7 @@ func (s Settings) check(at map[string]place) pipeline.Problems {
 	s.Telemetry.check(add)
 	s.checkWatched(add)
 	s.checkDeliveries(add)
+	s.checkPolled(add)
 	for _, n := range s.Units.BaseEnv {
 		if err := waybill.CheckName(n); err != nil {
 			add("units.base_env", "%v", err)
