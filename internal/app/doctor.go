@@ -36,6 +36,13 @@ func (o *operations) Doctor(ctx context.Context, deep bool) ([]waybill.Finding, 
 	e.content()
 	e.secrets(func() error { return s.kept.Check(ctx) })
 	e.project(s.c.Project)
+	for _, p := range platforms {
+		if x, ok := s.runners[p.name].(interface {
+			Examine(context.Context) []waybill.Finding
+		}); ok {
+			e.found = append(e.found, x.Examine(ctx)...)
+		}
+	}
 	return e.found, ctx.Err()
 }
 

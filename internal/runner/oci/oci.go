@@ -18,8 +18,11 @@
 package oci
 
 import (
+	"encoding/json"
 	"log/slog"
+	"strings"
 
+	"github.com/waybill-run/waybill"
 	"github.com/waybill-run/waybill/internal/runner"
 	"github.com/waybill-run/waybill/internal/runner/container"
 )
@@ -49,4 +52,41 @@ type Options struct {
 	Inner runner.Runner
 	// Logger receives what an operator should know. Nil means nothing is logged.
 	Logger *slog.Logger
+}
+
+// Definition checks the steps of a definition and describes their settings, on any
+// platform. It starts nothing: all other methods are missing.
+type Definition struct{ runner.Runner }
+
+// Name returns [Name].
+func (Definition) Name() string { return Name }
+
+// Settings implements [runner.Described].
+func (Definition) Settings() any { return container.Settings{} }
+
+// Check implements [runner.Runner].
+func (Definition) Check(args []string, with json.RawMessage) error {
+	var s container.Settings
+	if err := runner.DecodeOpen(with, &s); err != nil {
+		return err
+	}
+	if err := s.Check(true); err != nil {
+		return err
+	}
+	return checkArgs(args, &s)
+}
+
+func checkArgs(args []string, s *container.Settings) error {
+	for i, a := range args {
+		if strings.ContainsRune(a, 0) {
+			return waybill.E(waybill.KindInvalid, "run: argument %d contains a zero byte", i)
+		}
+	}
+	if len(args) > 0 && args[0] == "" {
+		return waybill.E(waybill.KindInvalid, "run: a program is needed")
+	}
+	if len(args) > 0 && len(s.Args) > 0 {
+		return waybill.E(waybill.KindInvalid, "args: they are for the entrypoint of the image, which run replaces")
+	}
+	return nil
 }

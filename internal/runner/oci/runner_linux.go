@@ -110,29 +110,7 @@ func (r *Runner) Settings() any { return container.Settings{} }
 
 // Check implements [runner.Runner].
 func (r *Runner) Check(args []string, with json.RawMessage) error {
-	var s container.Settings
-	if err := runner.DecodeOpen(with, &s); err != nil {
-		return err
-	}
-	if err := s.Check(true); err != nil {
-		return err
-	}
-	return checkArgs(args, &s)
-}
-
-func checkArgs(args []string, s *container.Settings) error {
-	for i, a := range args {
-		if strings.ContainsRune(a, 0) {
-			return waybill.E(waybill.KindInvalid, "run: argument %d contains a zero byte", i)
-		}
-	}
-	if len(args) > 0 && args[0] == "" {
-		return waybill.E(waybill.KindInvalid, "run: a program is needed")
-	}
-	if len(args) > 0 && len(s.Args) > 0 {
-		return waybill.E(waybill.KindInvalid, "args: they are for the entrypoint of the image, which run replaces")
-	}
-	return nil
+	return Definition{}.Check(args, with)
 }
 
 // open opens what units need, and takes up those of an earlier server.

@@ -4,7 +4,6 @@ package oci
 
 import (
 	"context"
-	"encoding/json"
 	"io"
 	"net/netip"
 
@@ -38,18 +37,4 @@ func (*Runner) Archive(context.Context, runner.Handle, runner.Spec) error { retu
 // Gateway returns an error of kind unsupported.
 func (*Runner) Gateway(context.Context) (netip.Addr, error) {
 	return netip.Addr{}, waybill.E(waybill.KindUnsupported, "containers without a daemon need Linux")
-}
-
-// Probe returns an error of kind unsupported.
-func Probe(context.Context, Config, string) (string, error) {
-	return "", waybill.E(waybill.KindUnsupported, "containers without a daemon need Linux")
-}
-
-// Check implements [runner.Runner].
-func Check(args []string, with json.RawMessage) error {
-	var s container.Settings
-	if err := runner.DecodeOpen(with, &s); err != nil {
-		return err
-	}
-	return s.Check(true)
 }
