@@ -130,7 +130,7 @@ func harness(w world, change func(*docker.Options)) func(t *testing.T) runnertes
 			Program:    func(p runnertest.Program) ([]string, json.RawMessage) { return runnertest.Shell(p), with },
 			BadProgram: []string{"/no/such/program"}, BadProgramWith: with,
 			Contained: &runnertest.Contained{
-				Image: w.image, Pulls: true, Limits: true, ReadOnlyRoot: true, Lines: true,
+				Image: w.image, Pulls: true, Limits: true, ReadOnlyRoot: true,
 				Networks: []string{container.NetworkNone, container.NetworkBridge, container.NetworkHost},
 				Inspect:  func(t *testing.T, h runner.Handle) string { return w.inspect(t, o, h) },
 				Decoys:   func(t *testing.T, unit string) func(*testing.T) { return w.decoys(t, unit) },
@@ -142,7 +142,8 @@ func harness(w world, change func(*docker.Options)) func(t *testing.T) runnertes
 			},
 			Restart: func(t *testing.T) runner.Runner {
 				r.Close()
-				return newRunner(t, o)
+				r = newRunner(t, o)
+				return r
 			},
 		}
 	}

@@ -36,6 +36,7 @@ type Registry struct {
 	faults         []*Fault
 	user, password string
 	asked          map[string]int
+	mended         chan struct{} // closed by Mend
 }
 
 // Fault is what goes wrong with requests. Of several that match, the first counts.
@@ -43,7 +44,7 @@ type Fault struct {
 	Path string // part of the path of the requests that are meant: "/manifests/", "/blobs/"; empty for all
 	Left int    // how many requests are still to fail; 0 means all
 
-	Delay      time.Duration // waits so long first
+	Delay      time.Duration // waits so long first, but no longer than until Mend
 	Status     int           // answers this, with an error as registries write them
 	RetryAfter time.Duration // and with this header
 	Cut        bool          // or cuts the connection in the middle of the content
@@ -53,7 +54,7 @@ type Fault struct {
 // New starts a registry that ends with the test.
 func New(t testing.TB) *Registry {
 	t.Helper()
-	r := &Registry{asked: map[string]int{}}
+	r := &Registry{asked: map[string]int{}, mended: make(chan struct{})}
 	content := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
 	r.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) { r.serve(content, w, q) }))
 	r.server.Config.ErrorLog = log.New(io.Discard, "", 0)
@@ -102,6 +103,8 @@ func (r *Registry) Mend() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.faults = nil
+	close(r.mended)
+	r.mended = make(chan struct{})
 }
 
 // Lock asks everybody for these credentials from now on.
@@ -132,7 +135,11 @@ func (r *Registry) serve(content http.Handler, w http.ResponseWriter, q *http.Re
 		return
 	}
 	if f.Delay > 0 {
+		r.mu.Lock()
+		mended := r.mended
+		r.mu.Unlock()
 		select {
+		case <-mended:
 		case <-time.After(f.Delay):
 		case <-q.Context().Done():
 			return

@@ -10,6 +10,10 @@
 // what a unit started when the unit ends, and ends it at its hard stop when no server
 // is there to do so.
 //
+// Engines keep logs by lines, which is neither prompt nor exact: what has no newline yet
+// they keep back, and long lines they cut, some without telling where. So a line that is
+// long or waits is broken softly, with a mark that the server takes out again.
+//
 // What it has to tell it writes into the container's log, the one place that outlives
 // servers and engines: a frame before the unit begins, and one after everything of it
 // has ended. A frame has a word in front that only the server and this process know, so
@@ -101,6 +105,9 @@ func (f Frame) bytes(word string) []byte {
 	return append(append(mark(word), b...), '\n')
 }
 
+// soft breaks a line of the container's log that is none of the unit's.
+func soft(word string) []byte { return append(mark(word), '+', '\n') }
+
 // maxFrame is the longest frame.
 const maxFrame = 64 << 10
 
@@ -147,7 +154,9 @@ func (p *Parser) Write(b []byte) (int, error) {
 			return n, nil
 		}
 		var f Frame
-		if err := json.Unmarshal(b[len(p.mark):end], &f); err != nil {
+		if text := b[len(p.mark):end]; string(text) == "+" {
+			// a soft break
+		} else if err := json.Unmarshal(text, &f); err != nil {
 			p.output(b[:end+1])
 		} else {
 			p.Frames(f)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -106,7 +107,7 @@ func (p *process) run(signals <-chan os.Signal) Frame {
 		return failed(fmt.Sprintf("%s: %v", p.order.Args[0], err))
 	}
 	unsaid := make(chan int64, 1)
-	go func() { unsaid <- pass(from, p.order.Output) }()
+	go func() { unsaid <- pass(from, os.Stdout, p.order.Word, p.order.Output) }()
 	p.mu.Lock()
 	p.pid = pid
 	p.mu.Unlock()
@@ -174,13 +175,44 @@ func (p *process) forward(signals <-chan os.Signal) {
 	}
 }
 
-// pass passes on what the unit writes, up to a limit, and counts the rest.
-func pass(from io.Reader, limit int64) (rest int64) {
+// How lines are passed on: broken softly when they are as long, and when nothing has come
+// for so long. Engines cut lines at 16 KiB.
+const (
+	longest = 8 << 10
+	idle    = 50 * time.Millisecond
+)
+
+// pass passes on what the unit writes, up to a limit, and counts the rest. It ends at the
+// beginning of a line.
+func pass(from *os.File, to io.Writer, word string, limit int64) (rest int64) {
 	if limit <= 0 {
-		_, _ = io.Copy(os.Stdout, from)
-		return 0
+		limit = math.MaxInt64
 	}
-	_, _ = io.Copy(os.Stdout, io.LimitReader(from, limit))
+	b := make([]byte, longest)
+	line := 0 // bytes of the line so far
+	for limit > 0 {
+		wait := time.Time{}
+		if line > 0 {
+			wait = time.Now().Add(idle)
+		}
+		_ = from.SetReadDeadline(wait)
+		n, err := from.Read(b[:min(int64(len(b)-line), limit)])
+		limit -= int64(n)
+		_, _ = to.Write(b[:n])
+		if i := bytes.LastIndexByte(b[:n], '\n'); i >= 0 {
+			line = n - i - 1
+		} else {
+			line += n
+		}
+		if line == longest || line > 0 && (err != nil || limit == 0) {
+			_, _ = to.Write(soft(word))
+			line = 0
+		}
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			return 0
+		}
+	}
+	_ = from.SetReadDeadline(time.Time{})
 	rest, _ = io.Copy(io.Discard, from)
 	return rest
 }
