@@ -7,6 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/waybill-run/waybill"
+	"github.com/waybill-run/waybill/internal/delivery"
 	"github.com/waybill-run/waybill/internal/loadtest"
 	"github.com/waybill-run/waybill/internal/store"
 	"github.com/waybill-run/waybill/internal/store/postgres"
@@ -14,11 +16,15 @@ import (
 )
 
 func loadtestCommand() *cobra.Command {
-	return loadtest.Command(loadtest.Deps{Version: version, OpenStore: func(ctx context.Context, where, dir string, schema store.Schema) (store.Store, error) {
-		log := slog.New(slog.DiscardHandler)
-		if where == "sqlite" {
-			return sqlite.Open(ctx, filepath.Join(dir, "store.db"), schema, sqlite.Options{Logger: log})
-		}
-		return postgres.Open(ctx, where, schema, postgres.Options{Logger: log})
-	}})
+	return loadtest.Command(loadtest.Deps{
+		Version: version, DeliverySchema: delivery.Tables(),
+		Deliveries: func(st store.Store) waybill.Deliveries { return delivery.New(delivery.Options{Store: st}) },
+		OpenStore: func(ctx context.Context, where, dir string, schema store.Schema) (store.Store, error) {
+			log := slog.New(slog.DiscardHandler)
+			if where == "sqlite" {
+				return sqlite.Open(ctx, filepath.Join(dir, "store.db"), schema, sqlite.Options{Logger: log})
+			}
+			return postgres.Open(ctx, where, schema, postgres.Options{Logger: log})
+		},
+	})
 }

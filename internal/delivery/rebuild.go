@@ -159,8 +159,8 @@ func (m *memory) values(partition string) (map[string]map[string][]byte, error) 
 		add(tablePart, k, v)
 	}
 	for ref, keys := range p.keys {
-		for k := range keys {
-			add(tableRef, refPath(ref)+"/"+k, 1)
+		if len(keys) > 0 {
+			add(tableRef, refPath(ref), slices.Sorted(maps.Keys(keys)))
 		}
 	}
 	for k, v := range p.rows {

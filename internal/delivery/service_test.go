@@ -3,6 +3,7 @@ package delivery_test
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -348,13 +349,18 @@ func TestReferenceOfTooMany(t *testing.T) {
 	st := lite(t)
 	s := delivery.New(delivery.Options{Store: st})
 	tell(t, s, report{Kind: "build", ImageTag: "app:latest", Service: "app", Commit: "c1"})
-	var c store.Commit
+	var keys []string
 	for i := range 4097 {
-		c.Puts = append(c.Puts, store.Put{Table: "delivery_ref", Key: fmt.Sprintf("default/config:tag:app:latest/config/%04d", i), Val: []byte("1")})
+		keys = append(keys, fmt.Sprintf("config/%04d", i))
 	}
-	if err := st.Commit(t.Context(), &c); err != nil {
+	val, err := json.Marshal(keys)
+	if err != nil {
 		t.Fatal(err)
 	}
+	if err := st.Commit(t.Context(), &store.Commit{Puts: []store.Put{{Table: "delivery_ref", Key: "default/config:tag:app:latest", Val: val}}}); err != nil {
+		t.Fatal(err)
+	}
+	s = delivery.New(delivery.Options{Store: st}) // one that remembers nothing
 	var wg sync.WaitGroup
 	for i := range 10 {
 		wg.Go(func() {

@@ -1,10 +1,8 @@
 package delivery
 
 import (
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"net/url"
 	"strings"
@@ -18,7 +16,7 @@ const (
 	tableHead  = "delivery_head"       // partition: the number of its last event
 	tableEvent = "delivery_event"      // partition/event
 	tablePart  = "delivery_part"       // partition/kind/part
-	tableRef   = "delivery_ref"        // partition/reference/kind/part: the index by every reference
+	tableRef   = "delivery_ref"        // partition/reference: the keys of the parts that have it
 	tableRow   = "delivery_deployment" // partition/id
 	tableAlias = "delivery_alias"      // partition/former id: the id
 	tablePlace = "delivery_place"      // partition/service/ring
@@ -132,138 +130,6 @@ const opCrowded = "find what belongs together"
 func isCrowded(err error) bool {
 	var e *waybill.Error
 	return errors.As(err, &e) && e.Op == opCrowded
-}
-
-// stored is a source over the store. It remembers the revisions of what it read, so that
-// a commit can be made on condition of them.
-type stored struct {
-	ctx  context.Context
-	st   store.Store
-	revs map[string]int64 // by table and key
-}
-
-func newStored(ctx context.Context, st store.Store) *stored {
-	return &stored{ctx: ctx, st: st, revs: map[string]int64{}}
-}
-
-// get reads a row into v; false when there is none.
-func (s *stored) get(table, key string, v any) (bool, error) {
-	row, err := s.st.Get(s.ctx, "", table, key)
-	if errors.Is(err, store.ErrNotFound) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	s.revs[table+" "+key] = row.Rev
-	return true, json.Unmarshal(row.Val, v)
-}
-
-func load[T any](s *stored, table, key string) (*T, error) {
-	v := new(T)
-	if ok, err := s.get(table, key, v); err != nil || !ok {
-		return nil, err
-	}
-	return v, nil
-}
-
-func (s *stored) refs(partition, ref string) ([]string, error) {
-	prefix := rowKey(partition, refPath(ref)) + "/"
-	rows, err := s.st.Scan(s.ctx, "", tableRef, prefix, crowd+1)
-	if err != nil {
-		return nil, err
-	}
-	if len(rows) > crowd {
-		return nil, waybill.E(waybill.KindExhausted, "reference %.100q is of more than %d things, so it tells nothing apart", ref, crowd).
-			WithHint("give every build an image tag of its own").WithOp(opCrowded, "")
-	}
-	out := make([]string, len(rows))
-	for i, r := range rows {
-		out[i] = strings.TrimPrefix(r.Key, prefix)
-	}
-	return out, nil
-}
-
-func (s *stored) part(partition, key string) (*part, error) {
-	return load[part](s, tablePart, rowKey(partition, key))
-}
-
-func (s *stored) row(partition, id string) (*waybill.Deployment, error) {
-	return load[waybill.Deployment](s, tableRow, rowKey(partition, escape(id)))
-}
-
-func (s *stored) alias(partition, id string) (string, error) {
-	a, err := load[string](s, tableAlias, rowKey(partition, escape(id)))
-	if a == nil {
-		return "", err
-	}
-	return *a, err
-}
-
-func (s *stored) place(partition, key string) (*place, error) {
-	return load[place](s, tablePlace, rowKey(partition, key))
-}
-
-// puts are the writes that make the store as the state is.
-func (s *stored) puts(x *state) ([]store.Put, error) {
-	var out []store.Put
-	add := func(table, key string, v any) error {
-		put := store.Put{Table: table, Key: key, Rev: s.revs[table+" "+key]}
-		if v != nil {
-			val, err := json.Marshal(v)
-			if err != nil {
-				return err
-			}
-			put.Val = val
-		} else if put.Rev == 0 {
-			return nil // it came and went
-		}
-		out = append(out, put)
-		return nil
-	}
-	for k := range x.dirty.parts {
-		var v any
-		if p := x.loaded[k]; p != nil {
-			v = p
-		}
-		if err := add(tablePart, rowKey(x.partition, k), v); err != nil {
-			return nil, err
-		}
-	}
-	for ref, keys := range x.dirty.refs {
-		for k, there := range keys {
-			// The number of the last event guards these.
-			put := store.Put{Table: tableRef, Key: rowKey(x.partition, refPath(ref)) + "/" + k, Rev: store.AnyRev}
-			if there {
-				put.Val = []byte("1")
-			}
-			out = append(out, put)
-		}
-	}
-	for id := range x.dirty.rows {
-		var v any
-		if d := x.rows[id]; d != nil {
-			v = d
-		}
-		if err := add(tableRow, rowKey(x.partition, escape(id)), v); err != nil {
-			return nil, err
-		}
-	}
-	for id := range x.dirty.aliases {
-		var v any
-		if a := x.aliases[id]; a != "" {
-			v = a
-		}
-		if err := add(tableAlias, rowKey(x.partition, escape(id)), v); err != nil {
-			return nil, err
-		}
-	}
-	for k := range x.dirty.places {
-		if err := add(tablePlace, rowKey(x.partition, k), x.places[k]); err != nil {
-			return nil, err
-		}
-	}
-	return out, nil
 }
 
 func unescape(s string) string {

@@ -28,6 +28,9 @@ type Deps struct {
 	// OpenStore opens a new store with this schema: "sqlite" in the folder dir, or the
 	// PostgreSQL of a URL. It is called once for each store that is measured.
 	OpenStore func(ctx context.Context, where, dir string, schema store.Schema) (store.Store, error)
+	// Deliveries are those over a store with DeliverySchema.
+	Deliveries     func(store.Store) waybill.Deliveries
+	DeliverySchema store.Schema
 }
 
 // options are those of both commands.
@@ -63,7 +66,7 @@ It fails when a figure misses its bar. Other load on the machine counts, so the 
 loaded the machine was.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	top.AddCommand(runsCommand(d), storeCommand(d), schedulesCommand(d))
+	top.AddCommand(runsCommand(d), storeCommand(d), schedulesCommand(d), deliveriesCommand(d))
 	return top
 }
 
