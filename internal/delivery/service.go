@@ -28,6 +28,7 @@ type Service struct {
 
 	mu    sync.Mutex
 	lanes map[string]*lane
+	kept  map[string]*stored // what is remembered of partitions between batches
 }
 
 // lane is the reports of a partition that wait to be written.
@@ -50,7 +51,7 @@ func New(o Options) *Service {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &Service{o: o, lanes: map[string]*lane{}}
+	return &Service{o: o, lanes: map[string]*lane{}, kept: map[string]*stored{}}
 }
 
 const (
@@ -140,11 +141,17 @@ func (s *Service) drain(ctx context.Context, partition string, l *lane) {
 // what is wrong with one of them is in its request.
 func (s *Service) write(ctx context.Context, partition string, batch []*request) error {
 	for range tries {
-		c, err := s.prepare(ctx, partition, batch)
-		if err != nil || c == nil {
+		w, err := s.prepare(ctx, partition, batch)
+		if err != nil || w.commit == nil {
 			return err
 		}
-		if err = s.o.Store.Commit(ctx, c); !errors.Is(err, store.ErrConflict) {
+		if err = s.o.Store.Commit(ctx, w.commit); err == nil {
+			w.src.wrote(w.state, w.commit.Puts)
+			w.src.head++
+			s.keep(partition, w.src)
+			return nil
+		}
+		if !errors.Is(err, store.ErrConflict) {
 			return err
 		}
 	}
@@ -152,24 +159,65 @@ func (s *Service) write(ctx context.Context, partition string, batch []*request)
 		WithHint("report again; nothing was changed")
 }
 
-// prepare applies the batch to the partition as it is and returns what has to be
-// committed, nil when nothing has.
-func (s *Service) prepare(ctx context.Context, partition string, batch []*request) (*store.Commit, error) {
-	src := newStored(ctx, s.o.Store)
+// written is a batch that was applied to the partition as it is, and what has to be
+// committed: nothing when commit is nil.
+type written struct {
+	src    *stored
+	state  *state
+	commit *store.Commit
+}
+
+// passes is how often a batch is applied before what is missing is read one by one.
+const passes = 6
+
+// prepare applies the batch to the partition as it is. It does so on what is remembered
+// first; what turns out to be missing is read with a few requests, until nothing is.
+func (s *Service) prepare(ctx context.Context, partition string, batch []*request) (written, error) {
+	src := s.warm(ctx, partition)
 	var h head
-	if _, err := src.get(tableHead, escape(partition), &h); err != nil {
-		return nil, err
+	there, err := src.get(tableHead, escape(partition), &h)
+	if err != nil {
+		return written{}, err
+	}
+	rev := src.revs[tableHead+" "+escape(partition)]
+	if !there {
+		rev = 0
+	}
+	if src.head != rev { // somebody else has written
+		src = newStored(ctx, s.o.Store)
+		src.head, src.revs[tableHead+" "+escape(partition)] = rev, rev
 	}
 	known, err := s.known(ctx, partition, batch)
 	if err != nil {
-		return nil, err
+		return written{}, err
 	}
+	for n := range passes {
+		src.peek, src.missed = n < passes-1, map[string]map[string]bool{}
+		w, err := s.pass(src, partition, batch, known, h)
+		src.peek = false
+		if len(src.missed) == 0 {
+			return w, err
+		}
+		if err := src.fetch(); err != nil {
+			return written{}, err
+		}
+	}
+	return written{}, waybill.E(waybill.KindInternal, "a batch of reports was not applied") // the last pass misses nothing
+}
+
+// pass applies the batch once.
+func (s *Service) pass(src *stored, partition string, batch []*request, known map[string]record, h head) (written, error) {
 	st := newState(src, partition)
 	c := &store.Commit{}
 	results := make([]effect, len(batch))
+	fresh := map[string]record{}
 	for i, q := range batch {
 		q.res, q.err = waybill.ReportResult{}, nil
-		if was, ok := known[q.event.ID]; ok {
+		was, ok := known[q.event.ID]
+		if !ok {
+			was, ok = fresh[q.event.ID]
+		}
+		if ok {
 			if q.event.Report.ID != "" && !bytes.Equal(content(&was.Report), content(&q.event.Report)) {
 				q.err = waybill.E(waybill.KindInvalid, "report %.100q was made before with another content", q.event.Report.ID).
 					WithHint("an id names one report; leave it out, or take another one")
@@ -181,7 +229,7 @@ func (s *Service) prepare(ctx context.Context, partition string, batch []*reques
 		q.event.Seq = h.Seq + 1
 		ef, err := st.apply(&q.event)
 		if st.err != nil {
-			return nil, st.err
+			return written{}, st.err
 		}
 		if err != nil {
 			q.err = err
@@ -190,10 +238,13 @@ func (s *Service) prepare(ctx context.Context, partition string, batch []*reques
 		h.Seq++
 		results[i] = ef
 		r := record{DeliveryEvent: q.event, Action: ef.action, Rows: ef.rows, Warning: ef.warning}
-		known[q.event.ID] = r
+		fresh[q.event.ID] = r
+		if src.peek && len(src.missed) > 0 {
+			continue // there will be another pass
+		}
 		val, err := json.Marshal(r)
 		if err != nil {
-			return nil, err
+			return written{}, err
 		}
 		c.Puts = append(c.Puts, store.Put{Table: tableEvent, Key: rowKey(partition, q.event.ID), Val: val})
 	}
@@ -209,21 +260,57 @@ func (s *Service) prepare(ctx context.Context, partition string, batch []*reques
 		}
 	}
 	if st.err != nil {
-		return nil, st.err
+		return written{}, st.err
 	}
-	if len(c.Puts) == 0 {
-		return nil, nil
+	if len(c.Puts) == 0 || len(src.missed) > 0 {
+		return written{}, nil
 	}
 	puts, err := src.puts(st)
 	if err != nil {
-		return nil, err
+		return written{}, err
 	}
 	val, err := json.Marshal(h)
 	if err != nil {
-		return nil, err
+		return written{}, err
 	}
 	c.Puts = append(append(c.Puts, puts...), store.Put{Table: tableHead, Key: escape(partition), Rev: src.revs[tableHead+" "+escape(partition)], Val: val})
-	return c, nil
+	return written{src: src, state: st, commit: c}, nil
+}
+
+// Limits of what is remembered between batches.
+const (
+	warmPartitions = 16
+	warmValues     = 30_000 // of each
+)
+
+// warm is what is remembered of a partition, and taken out: only one batch of it is
+// written at a time.
+func (s *Service) warm(ctx context.Context, partition string) *stored {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	src := s.kept[partition]
+	delete(s.kept, partition)
+	if src == nil {
+		src = newStored(ctx, s.o.Store)
+	}
+	src.ctx = ctx
+	return src
+}
+
+// keep remembers what a commit has left.
+func (s *Service) keep(partition string, src *stored) {
+	if src.size() > warmValues {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name := range s.kept {
+		if len(s.kept) < warmPartitions {
+			break
+		}
+		delete(s.kept, name)
+	}
+	s.kept[partition] = src
 }
 
 // known are the events of a batch that were taken in before.
