@@ -58,7 +58,7 @@ var Arrows = []Row{
 		Instead: "what runs it belongs in internal/demo",
 	},
 	{
-		Dir: "conformance/*", May: []string{"client", "internal/app", "internal/auth/oidc/oidctest", "internal/cli", "internal/fault", "internal/httpd/openapitest", "internal/store/postgres/pgtest"}, Modules: []string{"*"},
+		Dir: "conformance/*", May: []string{"", "client", "internal/app", "internal/auth/oidc/oidctest", "internal/cli", "internal/fault", "internal/httpd/openapitest", "internal/runner/container", "internal/runner/dockertest", "internal/runner/registrytest", "internal/store/postgres/pgtest"}, Modules: []string{"*"},
 		Why:     "tests that see the program from outside; app and cli are imported only so that go test knows what the result depends on",
 		Instead: "use package client as everybody does; a test that needs the inside belongs beside the package it tests",
 	},
@@ -442,6 +442,16 @@ var Arrows = []Row{
 		Dir: "internal/runner/docker/inside/*", May: []string{"internal/runner/docker/inside"},
 		Why:     "main, which does nothing but call",
 		Instead: "what it does belongs in internal/runner/docker/inside",
+	},
+	{
+		Dir: "internal/runner/kubernetes/kubetest", Modules: []string{"k8s.io"},
+		Why:     "a cluster for tests; it knows nothing of ours",
+		Instead: "what a test needs of ours belongs in that test",
+	},
+	{
+		Dir: "internal/runner/aci/armtest",
+		Why:     "Azure's resource manager for tests; it knows nothing of ours",
+		Instead: "what a test needs of ours belongs in that test",
 	},
 	{
 		Dir: "internal/runner/kubernetes", May: []string{"", "internal/mask", "internal/runner", "internal/runner/container"},
