@@ -56,7 +56,7 @@ type Options struct {
 
 // Definition checks the steps of a definition and describes their settings, on any
 // platform. It starts nothing: all other methods are missing.
-type Definition struct{ runner.Runner }
+type Definition struct{ runner.Contained }
 
 // Name returns [Name].
 func (Definition) Name() string { return Name }
