@@ -42,6 +42,7 @@ func CLI() cli.Deps {
 		Commands: []*cobra.Command{upCommand(), backupCommand(), restoreCommand(), storeCommand(), doctorCommand(), loadtestCommand(), schemaCommand(), demo.Command(startDemo), facetcli.Command(facetcli.Deps{}), superviseCommand()},
 		Validate: validate, PipelineCommands: []*cobra.Command{pipelineTestCommand()},
 		Doubts:        doubts,
+		Legacy:        readLegacy,
 		ImageCommands: []*cobra.Command{imagePackCommand()}, OpenImages: openImages,
 		OpenTokens: func(ctx context.Context, data string) (waybill.Tokens, io.Closer, error) {
 			t, closer, err := OpenTokens(ctx, data, os.Getenv("WAYBILL_STORE"))

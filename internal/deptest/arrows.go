@@ -227,6 +227,11 @@ var Arrows = []Row{
 		Instead: inApp,
 	},
 	{
+		Dir: "internal/delivery/aztable", May: []string{""}, Modules: []string{"github.com/Azure/azure-sdk-for-go"},
+		Why:     "reads rows of a table of Azure Storage; what they mean is said where they are reported",
+		Instead: inApp,
+	},
+	{
 		Dir: "internal/delivery/spektate", May: []string{""},
 		Why:     "translates deployments into the shapes of an older service, for its API and for the command line",
 		Instead: "whatever asks for deployments belongs in internal/httpd or internal/cli",

@@ -107,7 +107,7 @@ func (a *app) create(cmd *cobra.Command, f create) error {
 	if t := asToken(f.key); t != "" {
 		s.lookup = before(s.lookup, "INTROSPECTION_TOKEN", t)
 	}
-	c, err := a.connect(s, 0)
+	c, err := a.connectToReport(s)
 	if err != nil {
 		return err
 	}

@@ -202,6 +202,22 @@ func first(words ...string) string {
 	return ""
 }
 
+// reportToken is the token that reports are made with: one that does nothing else, where
+// there is one.
+func (s *settings) reportToken() string {
+	return first(s.env("INTROSPECTION_TOKEN", "WAYBILL_API_TOKEN"), asToken(s.env("INTROSPECTION_ACCOUNT_KEY", "INTROSPECTION_STORAGE_ACCESS_KEY")),
+		s.get("introspection.report_token"), s.token())
+}
+
+// connectToReport returns a client that reports.
+func (a *app) connectToReport(s *settings) (*client.Client, error) {
+	c, err := a.Client(s.server(), s.reportToken(), 0)
+	if err != nil {
+		return nil, errorf(codeSetting, "server-setting-err", "the server cannot be asked").because(err)
+	}
+	return c, nil
+}
+
 // connect returns a client for the server that flags, environment or settings name.
 func (a *app) connect(s *settings, retryFor time.Duration) (*client.Client, error) {
 	c, err := a.Client(s.server(), s.token(), retryFor)
