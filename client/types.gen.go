@@ -443,6 +443,14 @@ type DeliveryList struct {
 // DeliveryMatrix defines model for DeliveryMatrix.
 type DeliveryMatrix = waybill.Matrix
 
+// DeliveryProvider How a provider fares that is polled.
+type DeliveryProvider = waybill.DeliveryProvider
+
+// DeliveryProviderList defines model for DeliveryProviderList.
+type DeliveryProviderList struct {
+	Items []DeliveryProvider `json:"items"`
+}
+
 // DeliveryReport What a tool, or a person, tells of a delivery. What is not known is left out; a report never clears what another one said.
 type DeliveryReport = waybill.DeliveryReport
 
@@ -468,10 +476,18 @@ type DeploymentDetail = waybill.DeploymentDetail
 
 // DeploymentList defines model for DeploymentList.
 type DeploymentList struct {
+	// Age With stale: seconds since that provider answered last, as of the last try.
+	Age   float32      `json:"age,omitempty,omitzero"`
 	Items []Deployment `json:"items"`
 
 	// NextCursor The cursor of the next page; null on the last.
 	NextCursor NextCursor `json:"next_cursor"`
+
+	// Notes What could not be looked up, in words for people.
+	Notes []string `json:"notes,omitempty,omitzero"`
+
+	// Stale A provider that is polled could not be asked: what is shown may be older than two intervals. Left out when it is not.
+	Stale bool `json:"stale,omitempty,omitzero"`
 }
 
 // DeploymentReview defines model for DeploymentReview.
@@ -1233,6 +1249,9 @@ type SpektateDeploymentStatus string
 
 // SpektateDeployments defines model for SpektateDeployments.
 type SpektateDeployments struct {
+	// Age With stale: seconds since it answered last, as of the last try.
+	Age float32 `json:"age,omitempty,omitzero"`
+
 	// ClusterSync What clusters are at; left out when no cluster was told of.
 	ClusterSync struct {
 		ReleasesURL string `json:"releasesURL,omitempty,omitzero"`
@@ -1245,6 +1264,9 @@ type SpektateDeployments struct {
 		} `json:"tags"`
 	} `json:"clusterSync,omitempty,omitzero"`
 	Deployments []SpektateDeployment `json:"deployments"`
+
+	// Stale A provider could not be asked.
+	Stale bool `json:"stale,omitempty,omitzero"`
 }
 
 // SpektateHealth defines model for SpektateHealth.

@@ -77,7 +77,11 @@ func (a api) ListDeployments(w http.ResponseWriter, r *http.Request, p openapi.L
 		if err != nil {
 			return err
 		}
-		return a.replyTagged(w, r, openapi.DeploymentList{Items: page.Items, NextCursor: nextCursor(page.Next)})
+		out := openapi.DeploymentList{Items: page.Items, NextCursor: nextCursor(page.Next)}
+		if out.Stale, out.Age, out.Notes, err = v.freshness(r.Context()); err != nil {
+			return err
+		}
+		return a.replyTagged(w, r, out)
 	})
 }
 

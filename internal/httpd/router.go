@@ -101,6 +101,7 @@ var operations = map[string]operation{
 	"POST /api/v1/deliveries/self-test":    {id: "testDeliveries", need: waybill.RoleReporter, action: "delivery.self-test"},
 	"POST /ingest/{source}":                {id: "ingestDelivery", action: "delivery.ingest", quiet: true},
 	"GET /api/v1/deliveries/sources":       {id: "listIngestSources", need: waybill.RoleViewer},
+	"GET /api/v1/deliveries/providers":     {id: "listDeliveryProviders", need: waybill.RoleViewer},
 	"GET /api/v1/deliveries/received":      {id: "listReceived", need: waybill.RoleViewer},
 	"GET /api/v1/deliveries/received/{id}": {id: "getReceived", need: waybill.RoleViewer},
 	"GET /api/v1/deliveries/partitions":    {id: "listDeliveryPartitions", need: waybill.RoleViewer},

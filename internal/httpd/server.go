@@ -44,6 +44,7 @@ type Services struct {
 	Watches       waybill.Watches
 	Sources       waybill.Sources
 	Deliveries    waybill.Deliveries
+	Providers     waybill.DeliveryProviders // that are polled; nil when none can be
 	Ingest        waybill.Ingest
 	// DeliveryChecks looks at what deliveries need, and tells settings that may be known:
 	// one error for each check that failed. Nil checks nothing more than Deliveries.

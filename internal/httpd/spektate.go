@@ -50,10 +50,17 @@ func (a api) ListSpektateDeployments(w http.ResponseWriter, r *http.Request, p o
 			}
 		}
 		now := a.opt.Now()
+		stale, age, _, err := v.freshness(r.Context())
+		if err != nil {
+			return err
+		}
 		return a.replyTagged(w, r, struct {
+			Stale       bool                  `json:"stale,omitempty"`
+			Age         float32               `json:"age,omitempty"`
 			Deployments []spektate.Deployment `json:"deployments"`
 			ClusterSync *spektate.ClusterSync `json:"clusterSync,omitempty"`
 		}{
+			Stale: stale, Age: age,
 			Deployments: convert(rows, func(d waybill.Deployment) spektate.Deployment { return spektate.Of(&d, now) }),
 			ClusterSync: spektate.Sync(rows),
 		})

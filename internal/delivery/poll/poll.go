@@ -110,7 +110,7 @@ type Options struct {
 	Now    func() time.Time // the wall clock; nil is time.Now
 }
 
-// Poller polls. It implements waybill.DeliverySources; safe for concurrent use.
+// Poller polls. It implements waybill.DeliveryProviders; safe for concurrent use.
 type Poller struct {
 	o Options
 
@@ -128,7 +128,7 @@ type made struct {
 	err error
 }
 
-var _ waybill.DeliverySources = (*Poller)(nil)
+var _ waybill.DeliveryProviders = (*Poller)(nil)
 
 // New returns a poller.
 func New(o Options) *Poller {

@@ -146,9 +146,9 @@ func (b *bench) events() int64 {
 	return n
 }
 
-func (b *bench) look(name string) waybill.DeliverySource {
+func (b *bench) look(name string) waybill.DeliveryProvider {
 	b.t.Helper()
-	list, err := b.p.DeliverySources(b.t.Context())
+	list, err := b.p.DeliveryProviders(b.t.Context())
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -158,7 +158,7 @@ func (b *bench) look(name string) waybill.DeliverySource {
 		}
 	}
 	b.t.Fatalf("no source %s in %+v", name, list)
-	return waybill.DeliverySource{}
+	return waybill.DeliveryProvider{}
 }
 
 // github is a world of GitHub with a service app, and a source "hub" of it.
@@ -244,7 +244,7 @@ func TestF25_RetentionOfProvider(t *testing.T) {
 	if r := b.rows()["app:9"].Build.Last(); r.Expired {
 		t.Errorf("%+v", r)
 	}
-	if s := b.look("hub"); s.Status != waybill.SourcePartly || !strings.Contains(strings.Join(s.Notes, " "), "deliveries.providers.hub.token") {
+	if s := b.look("hub"); s.Status != waybill.ProviderPartly || !strings.Contains(strings.Join(s.Notes, " "), "deliveries.providers.hub.token") {
 		t.Errorf("%+v", s)
 	}
 }
@@ -369,7 +369,7 @@ func TestF60_ConsistentSnapshots(t *testing.T) {
 					}
 					had[d.ID] = had[d.ID] || d.Author != nil
 				}
-				if _, err := b.p.DeliverySources(ctx); err != nil && ctx.Err() == nil {
+				if _, err := b.p.DeliveryProviders(ctx); err != nil && ctx.Err() == nil {
 					t.Error(err)
 				}
 			}
@@ -384,13 +384,13 @@ func TestF60_ConsistentSnapshots(t *testing.T) {
 	}
 	stop()
 	readers.Wait()
-	if s := b.look("hub"); s.Status != waybill.SourcePartly || s.Stale || !strings.HasPrefix(s.Notes[0], "authors: ") {
+	if s := b.look("hub"); s.Status != waybill.ProviderPartly || s.Stale || !strings.HasPrefix(s.Notes[0], "authors: ") {
 		t.Errorf("authors cannot be had: %+v", s)
 	}
 	w.Break("/commits/", providertest.Fault{})
 	b.round()
 	before := b.rows()
-	if s := b.look("hub"); s.Status != waybill.SourceOK || s.Stale || s.Age > 1 || s.Calls == 0 || s.Tags != 0 || s.Node != "test" {
+	if s := b.look("hub"); s.Status != waybill.ProviderOK || s.Stale || s.Age > 1 || s.Calls == 0 || s.Tags != 0 || s.Node != "test" {
 		t.Errorf("all is well: %+v", s)
 	}
 	b.wait(61 * time.Second)
@@ -401,7 +401,7 @@ func TestF60_ConsistentSnapshots(t *testing.T) {
 	b.deliver(b.hosts["hub"], w, 30, "")
 	b.round()
 	s := b.look("hub")
-	if s.Status != waybill.SourceFailing || !s.Stale || s.Age < 61 || s.Error == "" || s.Calls > 2 {
+	if s.Status != waybill.ProviderFailing || !s.Stale || s.Age < 61 || s.Error == "" || s.Calls > 2 {
 		t.Errorf("the provider is away: %+v", s)
 	}
 	after := b.rows()
@@ -421,7 +421,7 @@ func TestF60_ConsistentSnapshots(t *testing.T) {
 	w.Break("", providertest.Fault{})
 	b.wait(longest)
 	b.round()
-	if s := b.look("hub"); s.Status != waybill.SourceOK || s.Stale || b.rows()["app:30dev"].Author == nil {
+	if s := b.look("hub"); s.Status != waybill.ProviderOK || s.Stale || b.rows()["app:30dev"].Author == nil {
 		t.Errorf("it is back: %+v", s)
 	}
 }
@@ -519,7 +519,7 @@ func TestF62_ManyProvidersAndRepositories(t *testing.T) {
 		}
 	}
 	for _, name := range []string{"hub", "lab", "azdo"} {
-		if s := b.look(name); s.Status != waybill.SourceOK || s.Rows != 1 {
+		if s := b.look(name); s.Status != waybill.ProviderOK || s.Rows != 1 {
 			t.Errorf("%+v", s)
 		}
 	}
@@ -598,7 +598,7 @@ func TestF66_ExpiredTokenAndReload(t *testing.T) {
 	w.Change(func(w *providertest.World) { w.Token = "n3w" })
 	b.round()
 	s := b.look("hub")
-	if s.Status != waybill.SourceFailing || !s.Stale || s.Age != -1 || !strings.Contains(s.Error, "deliveries.providers.hub.token") || strings.Contains(s.Error, "t0ken") || s.Calls != 1 {
+	if s.Status != waybill.ProviderFailing || !s.Stale || s.Age != -1 || !strings.Contains(s.Error, "deliveries.providers.hub.token") || strings.Contains(s.Error, "t0ken") || s.Calls != 1 {
 		t.Errorf("%+v", s)
 	}
 	next := b.conf
@@ -606,7 +606,7 @@ func TestF66_ExpiredTokenAndReload(t *testing.T) {
 	b.p.Set(next)
 	b.s.due = map[string]time.Time{} // as its pause has ended
 	b.round()
-	if s := b.look("hub"); s.Status != waybill.SourceOK || b.rows()["app:1dev"].Author == nil {
+	if s := b.look("hub"); s.Status != waybill.ProviderOK || b.rows()["app:1dev"].Author == nil {
 		t.Errorf("%+v", s)
 	}
 }
@@ -621,7 +621,7 @@ func TestF67_RateLimit(t *testing.T) {
 	w.Break("", providertest.Fault{Status: 429, Header: map[string]string{"Retry-After": "300"}, Times: 1})
 	b.round()
 	s := b.look("lab")
-	if s.Status != waybill.SourceLimited || s.LimitedUntil.IsZero() || s.Calls != 1 {
+	if s.Status != waybill.ProviderLimited || s.LimitedUntil.IsZero() || s.Calls != 1 {
 		t.Errorf("%+v", s)
 	}
 	w.Forget()
@@ -633,7 +633,7 @@ func TestF67_RateLimit(t *testing.T) {
 	}
 	b.round()
 	b.round()
-	if s := b.look("lab"); s.Status != waybill.SourceOK || len(w.Calls()) == 0 {
+	if s := b.look("lab"); s.Status != waybill.ProviderOK || len(w.Calls()) == 0 {
 		t.Errorf("%+v", s)
 	}
 }
@@ -683,7 +683,7 @@ func TestF39_SideLookups(t *testing.T) {
 		w.Break(part, providertest.Fault{Status: 500, Body: `{"message":"oops"}`})
 		b.round()
 		s := b.look("hub")
-		if s.Status != waybill.SourcePartly || len(s.Notes) != 1 || s.Error != "" || calls(w, part) > 2 {
+		if s.Status != waybill.ProviderPartly || len(s.Notes) != 1 || s.Error != "" || calls(w, part) > 2 {
 			t.Errorf("%s: %+v, calls %q", part, s, w.Calls())
 		}
 		for _, d := range b.rows() {

@@ -65,10 +65,10 @@ func (p *Poller) save(ctx context.Context, states map[string]*state) error {
 	return p.o.Store.Commit(ctx, c)
 }
 
-// DeliverySources implements waybill.DeliverySources.
-func (p *Poller) DeliverySources(ctx context.Context) ([]waybill.DeliverySource, error) {
+// DeliveryProviders implements waybill.DeliveryProviders.
+func (p *Poller) DeliveryProviders(ctx context.Context) ([]waybill.DeliveryProvider, error) {
 	conf, _ := p.config()
-	out := make([]waybill.DeliverySource, 0, len(conf.Sources))
+	out := make([]waybill.DeliveryProvider, 0, len(conf.Sources))
 	now := p.o.Now()
 	for _, src := range conf.Sources {
 		s, err := p.state(ctx, src.Name)
@@ -80,9 +80,9 @@ func (p *Poller) DeliverySources(ctx context.Context) ([]waybill.DeliverySource,
 	return out, nil
 }
 
-func describe(src Source, s state, interval time.Duration, now time.Time) waybill.DeliverySource {
-	d := waybill.DeliverySource{
-		Name: src.Name, Kind: src.Kind, Status: waybill.SourceWaiting, Age: -1, PolledAt: s.PolledAt, FreshAt: s.FreshAt, NextAt: s.NextAt, Took: s.Took,
+func describe(src Source, s state, interval time.Duration, now time.Time) waybill.DeliveryProvider {
+	d := waybill.DeliveryProvider{
+		Name: src.Name, Kind: src.Kind, Status: waybill.ProviderWaiting, Age: -1, PolledAt: s.PolledAt, FreshAt: s.FreshAt, NextAt: s.NextAt, Took: s.Took,
 		Interval: interval.Seconds(), Calls: s.Calls, CallsTotal: s.Total, Unchanged: s.Unchanged, Left: s.Left, Rows: s.Rows, Wanted: s.Wanted,
 		Reports: s.Reports, Error: s.Error, ErrorAt: s.ErrorAt, Notes: s.Notes, Node: s.Node,
 	}
@@ -104,13 +104,13 @@ func describe(src Source, s state, interval time.Duration, now time.Time) waybil
 	switch {
 	case s.PolledAt.IsZero():
 	case !d.LimitedUntil.IsZero():
-		d.Status = waybill.SourceLimited
+		d.Status = waybill.ProviderLimited
 	case s.Error != "":
-		d.Status = waybill.SourceFailing
+		d.Status = waybill.ProviderFailing
 	case len(s.Notes) > 0:
-		d.Status = waybill.SourcePartly
+		d.Status = waybill.ProviderPartly
 	default:
-		d.Status = waybill.SourceOK
+		d.Status = waybill.ProviderOK
 	}
 	// A round may take as long as the interval.
 	late := !s.FreshAt.IsZero() && d.Age > 2*interval.Seconds()+max(s.Took, 1)

@@ -62,6 +62,7 @@ type World struct {
 	NoImages bool
 	// Fail makes every method return this error.
 	Fail error
+	Away bool // a provider of deliveries cannot be asked
 }
 
 type stored struct {
@@ -105,7 +106,7 @@ func New(now func() time.Time) *World {
 
 // Services are the world as a server wants it.
 func (w *World) Services() httpd.Services {
-	all := httpd.Services{Runs: runs{w}, Callbacks: callbacks{w}, Pipelines: pipelines{w}, Objects: objects{w}, Lineages: lineages{w}, Queues: queues{w}, Units: units{w}, Tokens: tokens{w}, Identities: identities{w}, Operations: operations{w}, Dumps: dumps{w}, Secrets: kept{w}, Watches: watches{w}, Sources: sources{w}, Deliveries: w.Deliveries, Ingest: ingest{w},
+	all := httpd.Services{Runs: runs{w}, Callbacks: callbacks{w}, Pipelines: pipelines{w}, Objects: objects{w}, Lineages: lineages{w}, Queues: queues{w}, Units: units{w}, Tokens: tokens{w}, Identities: identities{w}, Operations: operations{w}, Dumps: dumps{w}, Secrets: kept{w}, Watches: watches{w}, Sources: sources{w}, Deliveries: w.Deliveries, Providers: providers{w}, Ingest: ingest{w},
 		Folder: folder{w}, Schemas: schemas, Stats: stats{w}, Notifications: notifications{w}, Metrics: http.HandlerFunc(metrics),
 		Events: events{w}, Schedules: schedules{w}}
 	if !w.NoImages {

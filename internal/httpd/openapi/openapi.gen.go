@@ -449,6 +449,14 @@ type DeliveryList struct {
 // DeliveryMatrix defines model for DeliveryMatrix.
 type DeliveryMatrix = waybill.Matrix
 
+// DeliveryProvider How a provider fares that is polled.
+type DeliveryProvider = waybill.DeliveryProvider
+
+// DeliveryProviderList defines model for DeliveryProviderList.
+type DeliveryProviderList struct {
+	Items []DeliveryProvider `json:"items"`
+}
+
 // DeliveryReport What a tool, or a person, tells of a delivery. What is not known is left out; a report never clears what another one said.
 type DeliveryReport = waybill.DeliveryReport
 
@@ -474,10 +482,18 @@ type DeploymentDetail = waybill.DeploymentDetail
 
 // DeploymentList defines model for DeploymentList.
 type DeploymentList struct {
+	// Age With stale: seconds since that provider answered last, as of the last try.
+	Age   float32      `json:"age,omitempty,omitzero"`
 	Items []Deployment `json:"items"`
 
 	// NextCursor The cursor of the next page; null on the last.
 	NextCursor NextCursor `json:"next_cursor"`
+
+	// Notes What could not be looked up, in words for people.
+	Notes []string `json:"notes,omitempty,omitzero"`
+
+	// Stale A provider that is polled could not be asked: what is shown may be older than two intervals. Left out when it is not.
+	Stale bool `json:"stale,omitempty,omitzero"`
 }
 
 // DeploymentReview defines model for DeploymentReview.
@@ -1239,6 +1255,9 @@ type SpektateDeploymentStatus string
 
 // SpektateDeployments defines model for SpektateDeployments.
 type SpektateDeployments struct {
+	// Age With stale: seconds since it answered last, as of the last try.
+	Age float32 `json:"age,omitempty,omitzero"`
+
 	// ClusterSync What clusters are at; left out when no cluster was told of.
 	ClusterSync struct {
 		ReleasesURL string `json:"releasesURL,omitempty,omitzero"`
@@ -1251,6 +1270,9 @@ type SpektateDeployments struct {
 		} `json:"tags"`
 	} `json:"clusterSync,omitempty,omitzero"`
 	Deployments []SpektateDeployment `json:"deployments"`
+
+	// Stale A provider could not be asked.
+	Stale bool `json:"stale,omitempty,omitzero"`
 }
 
 // SpektateHealth defines model for SpektateHealth.
@@ -2083,6 +2105,9 @@ type ServerInterface interface {
 	// ListDeliveryPartitions List the partitions that hold anything
 	// (GET /api/v1/deliveries/partitions)
 	ListDeliveryPartitions(w http.ResponseWriter, r *http.Request)
+	// ListDeliveryProviders List the providers that are polled for what deployments lack, and how they fare
+	// (GET /api/v1/deliveries/providers)
+	ListDeliveryProviders(w http.ResponseWriter, r *http.Request)
 	// PruneDeliveries Forget deployments that are old
 	// (POST /api/v1/deliveries/prune)
 	PruneDeliveries(w http.ResponseWriter, r *http.Request)
@@ -3191,6 +3216,20 @@ func (siw *ServerInterfaceWrapper) ListDeliveryPartitions(w http.ResponseWriter,
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ListDeliveryPartitions(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListDeliveryProviders operation middleware
+func (siw *ServerInterfaceWrapper) ListDeliveryProviders(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListDeliveryProviders(w, r)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -6279,6 +6318,7 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/deliveries/lag", wrapper.LagOfRing)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/deliveries/matrix", wrapper.GetDeliveryMatrix)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/deliveries/partitions", wrapper.ListDeliveryPartitions)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/deliveries/providers", wrapper.ListDeliveryProviders)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/deliveries/prune", wrapper.PruneDeliveries)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/deliveries/rebuild", wrapper.RebuildDeliveries)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/deliveries/received", wrapper.ListReceived)

@@ -5,17 +5,17 @@ import (
 	"time"
 )
 
-// States of a source of deliveries.
+// States of a provider that is polled.
 const (
-	SourceWaiting = "waiting" // it was not asked yet
-	SourceOK      = "ok"
-	SourcePartly  = "partly" // it answers, but not all that it is asked: see Notes
-	SourceFailing = "failing"
-	SourceLimited = "limited" // it wants no calls before LimitedUntil
+	ProviderWaiting = "waiting" // it was not asked yet
+	ProviderOK      = "ok"
+	ProviderPartly  = "partly" // it answers, but not all that it is asked: see Notes
+	ProviderFailing = "failing"
+	ProviderLimited = "limited" // it wants no calls before LimitedUntil
 )
 
-// DeliverySource tells how a provider fares that is polled for what deployments lack.
-type DeliverySource struct {
+// DeliveryProvider tells how a provider fares that is polled for what deployments lack.
+type DeliveryProvider struct {
 	Name   string `json:"name"`
 	Kind   string `json:"kind"`
 	URL    string `json:"url"`
@@ -49,8 +49,8 @@ type DeliverySource struct {
 	Node  string   `json:"node,omitempty"` // server that polls
 }
 
-// DeliverySources are the providers that are polled.
-type DeliverySources interface {
-	// DeliverySources lists them by name.
-	DeliverySources(ctx context.Context) ([]DeliverySource, error)
+// DeliveryProviders are the providers that are polled.
+type DeliveryProviders interface {
+	// DeliveryProviders lists them by name.
+	DeliveryProviders(ctx context.Context) ([]DeliveryProvider, error)
 }
