@@ -492,9 +492,10 @@ func (s *state) change(key string, f func(*part)) {
 		list := slices.DeleteFunc(slices.Clone(s.keys[ref]), func(k string) bool { return k == key })
 		if x.there {
 			list = append(list, key)
+			slices.Sort(list)
 		}
 		s.keys[ref] = list
-		s.note(ref, key, x.there)
+		s.dirty.refs[ref] = true
 	}
 }
 

@@ -259,7 +259,7 @@ func (s *state) follow(y *part, r *folded, event string) []*part {
 	ref := refLane + y.lane()
 	if s.byRef(ref); !slices.Contains(s.keys[ref], key) {
 		s.keys[ref] = slices.Sorted(slices.Values(append(slices.Clone(s.keys[ref]), key)))
-		s.note(ref, key, true)
+		s.dirty.refs[ref] = true
 	}
 	var out []*part
 	if h := s.commitPart(y.ManifestCommit); h != nil {
@@ -299,7 +299,7 @@ func (s *state) mayBeBack(at *part) {
 		slices.Sort(keys)
 	}
 	s.keys[refBack] = keys
-	s.note(refBack, at.Key, is)
+	s.dirty.refs[refBack] = true
 }
 
 // now is which visit of a place is in a cluster, of a list with the newest first: that one,

@@ -154,7 +154,7 @@ func (s *state) prune(r *folded, e *waybill.DeliveryEvent) effect {
 		ref := "row:" + d.ID
 		s.byRef(ref)
 		s.keys[ref] = nil
-		s.note(ref, gone[d.ID].Key, false)
+		s.dirty.refs[ref] = true
 	}
 	for _, p := range doomed {
 		s.drop(p)
@@ -203,7 +203,7 @@ func (s *state) drop(p *part) {
 	for _, ref := range p.refs() {
 		s.byRef(ref)
 		s.keys[ref] = slices.DeleteFunc(slices.Clone(s.keys[ref]), func(k string) bool { return k == p.Key })
-		s.note(ref, p.Key, false)
+		s.dirty.refs[ref] = true
 	}
 	s.loaded[p.Key] = nil
 	s.dirty.parts[p.Key] = true

@@ -40,46 +40,44 @@ func (s *Service) rebuild(ctx context.Context, partition string) (waybill.Rebuil
 	}
 	m := newMemory()
 	var out waybill.Rebuilt
-	for cursor := ""; ; {
-		page, err := s.o.Store.Query(ctx, store.Query{
-			Table: tableEvent, Order: "seq", Limit: 1000, After: cursor,
-			Where: []store.Where{{Column: "part", Op: store.Eq, Value: escape(partition)}, {Column: "seq", Op: store.Le, Value: h.Seq}},
-		})
-		if err != nil {
-			return out, err
+	read, stop := context.WithCancel(ctx)
+	defer stop()
+	for page := range s.readEvents(read, partition, h.Seq) {
+		if page.err != nil {
+			return out, page.err
 		}
-		for _, x := range page.Rows {
-			var r record
-			if err := json.Unmarshal(x.Val, &r); err != nil {
-				return out, err
-			}
+		for _, e := range page.events {
 			st := newState(m, partition)
-			if _, err := st.apply(&r.DeliveryEvent); err != nil {
-				return out, waybill.E(waybill.KindInternal, "event %d of partition %s cannot be applied: %w", r.Seq, partition, err)
+			if _, err := st.apply(&e); err != nil {
+				return out, waybill.E(waybill.KindInternal, "event %d of partition %s cannot be applied: %w", e.Seq, partition, err)
 			}
 			m.keep(st)
 			out.Events++
 		}
-		if cursor = page.Next; cursor == "" {
-			break
-		}
+	}
+	if err := ctx.Err(); err != nil {
+		return out, err
 	}
 	if out.Events != h.Seq {
 		return out, waybill.E(waybill.KindInternal, "partition %s has %d events, its last one is number %d", partition, out.Events, h.Seq).
 			WithHint("restore the store from a backup; nothing was changed")
 	}
-	want, err := m.values(partition)
-	if err != nil {
-		return out, err
-	}
 	out.Rows = len(m.of(partition).rows)
 	rev := src.revs[tableHead+" "+escape(partition)]
-	for _, table := range slices.Sorted(maps.Keys(want)) {
-		puts, err := s.difference(ctx, table, escape(partition)+"/", want[table])
-		if err != nil {
-			return out, err
+	// The tables are compared side by side, and corrected one after another.
+	want := m.values(partition)
+	tables := slices.Sorted(maps.Keys(want))
+	found := make([]chan difference, len(tables))
+	for i, table := range tables {
+		found[i] = make(chan difference, 1)
+		go func() { found[i] <- s.difference(read, table, escape(partition)+"/", want[table]) }()
+	}
+	for i := range tables {
+		d := <-found[i]
+		if d.err != nil {
+			return out, d.err
 		}
-		for part := range slices.Chunk(puts, chunk) {
+		for part := range slices.Chunk(d.puts, chunk) {
 			val, err := json.Marshal(h)
 			if err != nil {
 				return out, err
@@ -95,32 +93,102 @@ func (s *Service) rebuild(ctx context.Context, partition string) (waybill.Rebuil
 	return out, nil
 }
 
-// difference is what has to be written so that a table holds the values, and no others,
-// under a prefix.
-func (s *Service) difference(ctx context.Context, table, prefix string, want map[string][]byte) ([]store.Put, error) {
-	rows, err := s.o.Store.Scan(ctx, "", table, prefix, 0)
-	if err != nil {
-		return nil, err
-	}
-	var out []store.Put
-	there := map[string]bool{}
-	for _, x := range rows {
-		there[x.Key] = true
-		val, ok := want[x.Key]
-		if !ok {
-			out = append(out, store.Put{Table: table, Key: x.Key, Rev: x.Rev})
-		} else if same, err := sameJSON(val, x.Val); err != nil {
-			return nil, err
-		} else if !same {
-			out = append(out, store.Put{Table: table, Key: x.Key, Rev: x.Rev, Val: val})
+// eventPage is some events in order, or why there are no more.
+type eventPage struct {
+	events []waybill.DeliveryEvent
+	err    error
+}
+
+// readEvents reads the events of a partition up to a number, ahead of who takes them.
+func (s *Service) readEvents(ctx context.Context, partition string, last int64) <-chan eventPage {
+	out := make(chan eventPage, 4)
+	go func() {
+		defer close(out)
+		send := func(p eventPage) bool {
+			select {
+			case out <- p:
+				return p.err == nil
+			case <-ctx.Done():
+				return false
+			}
 		}
+		for cursor := ""; ; {
+			page, err := s.o.Store.Query(ctx, store.Query{
+				Table: tableEvent, Order: "seq", Limit: 1000, After: cursor,
+				Where: []store.Where{{Column: "part", Op: store.Eq, Value: escape(partition)}, {Column: "seq", Op: store.Le, Value: last}},
+			})
+			if err != nil {
+				send(eventPage{err: err})
+				return
+			}
+			p := eventPage{events: make([]waybill.DeliveryEvent, len(page.Rows))}
+			for i, x := range page.Rows {
+				var r record
+				if p.err = json.Unmarshal(x.Val, &r); p.err != nil {
+					break
+				}
+				p.events[i] = r.DeliveryEvent
+			}
+			if cursor = page.Next; !send(p) || cursor == "" {
+				return
+			}
+		}
+	}()
+	return out
+}
+
+// difference is what has to be written so that a table is as it should be.
+type difference struct {
+	puts []store.Put
+	err  error
+}
+
+// difference compares a table with the values that it should hold, and no others, under a
+// prefix.
+func (s *Service) difference(ctx context.Context, table, prefix string, want map[string]any) difference {
+	var out difference
+	seen := 0
+	there := make(map[string]bool, len(want))
+	for cursor := ""; ; {
+		page, err := s.o.Store.Query(ctx, store.Query{Table: table, Limit: 1000, After: cursor, Where: []store.Where{{Column: "key", Op: store.Prefix, Value: prefix}}})
+		if err != nil {
+			return difference{err: err}
+		}
+		for _, x := range page.Rows {
+			v, ok := want[x.Key]
+			if !ok {
+				out.puts = append(out.puts, store.Put{Table: table, Key: x.Key, Rev: x.Rev})
+				continue
+			}
+			there[x.Key] = true
+			seen++
+			val, err := json.Marshal(v)
+			if err != nil {
+				return difference{err: err}
+			}
+			if same, err := sameJSON(val, x.Val); err != nil {
+				return difference{err: err}
+			} else if !same {
+				out.puts = append(out.puts, store.Put{Table: table, Key: x.Key, Rev: x.Rev, Val: val})
+			}
+		}
+		if cursor = page.Next; cursor == "" {
+			break
+		}
+	}
+	if seen == len(want) {
+		return out
 	}
 	for _, k := range slices.Sorted(maps.Keys(want)) {
 		if !there[k] {
-			out = append(out, store.Put{Table: table, Key: k, Val: want[k]})
+			val, err := json.Marshal(want[k])
+			if err != nil {
+				return difference{err: err}
+			}
+			out.puts = append(out.puts, store.Put{Table: table, Key: k, Val: val})
 		}
 	}
-	return out, nil
+	return out
 }
 
 // sameJSON compares values however a store may have written them.
@@ -143,24 +211,20 @@ func sameJSON(a, b []byte) (bool, error) {
 	return bytes.Equal(m, n), err
 }
 
-// values are the rows of every derived table, by table and key.
-func (m *memory) values(partition string) (map[string]map[string][]byte, error) {
+// values are those of every derived table, by table and key.
+func (m *memory) values(partition string) map[string]map[string]any {
 	p := m.of(partition)
-	out := map[string]map[string][]byte{tablePart: {}, tableRef: {}, tableRow: {}, tableAlias: {}, tablePlace: {}}
-	var fault error
-	add := func(table, key string, v any) {
-		val, err := json.Marshal(v)
-		if err != nil {
-			fault = err
-		}
-		out[table][rowKey(partition, key)] = val
+	out := map[string]map[string]any{
+		tablePart: make(map[string]any, len(p.parts)), tableRef: make(map[string]any, len(p.keys)), tableRow: make(map[string]any, len(p.rows)),
+		tableAlias: make(map[string]any, len(p.aliases)), tablePlace: make(map[string]any, len(p.places)),
 	}
+	add := func(table, key string, v any) { out[table][rowKey(partition, key)] = v }
 	for k, v := range p.parts {
 		add(tablePart, k, v)
 	}
 	for ref, keys := range p.keys {
 		if len(keys) > 0 {
-			add(tableRef, refPath(ref), slices.Sorted(maps.Keys(keys)))
+			add(tableRef, refPath(ref), keys)
 		}
 	}
 	for k, v := range p.rows {
@@ -172,5 +236,5 @@ func (m *memory) values(partition string) (map[string]map[string][]byte, error) 
 	for k, v := range p.places {
 		add(tablePlace, k, v)
 	}
-	return out, fault
+	return out
 }

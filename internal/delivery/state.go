@@ -42,7 +42,7 @@ type state struct {
 // changes are what has to be written after reports were applied.
 type changes struct {
 	parts   map[string]bool
-	refs    map[string]map[string]bool // reference → part → true: it is to be there, false: it is not
+	refs    map[string]bool
 	rows    map[string]bool
 	aliases map[string]bool
 	places  map[string]bool
@@ -54,7 +54,7 @@ func newState(src source, partition string) *state {
 		loaded: map[string]*part{}, keys: map[string][]string{}, rows: map[string]*waybill.Deployment{},
 		aliases: map[string]string{}, places: map[string]*place{}, edited: map[string]bool{},
 		dirty: changes{
-			parts: map[string]bool{}, refs: map[string]map[string]bool{}, rows: map[string]bool{},
+			parts: map[string]bool{}, refs: map[string]bool{}, rows: map[string]bool{},
 			aliases: map[string]bool{}, places: map[string]bool{},
 		},
 	}
@@ -107,23 +107,16 @@ func (s *state) put(p *part, before []string) {
 			s.byRef(ref) // loads what is there already
 			s.keys[ref] = append(slices.Clone(s.keys[ref]), p.Key)
 			slices.Sort(s.keys[ref])
-			s.note(ref, p.Key, true)
+			s.dirty.refs[ref] = true
 		}
 	}
 	for _, ref := range before {
 		if !slices.Contains(after, ref) {
 			s.byRef(ref)
 			s.keys[ref] = slices.DeleteFunc(slices.Clone(s.keys[ref]), func(k string) bool { return k == p.Key })
-			s.note(ref, p.Key, false)
+			s.dirty.refs[ref] = true
 		}
 	}
-}
-
-func (s *state) note(ref, key string, there bool) {
-	if s.dirty.refs[ref] == nil {
-		s.dirty.refs[ref] = map[string]bool{}
-	}
-	s.dirty.refs[ref][key] = there
 }
 
 func (s *state) row(id string) *waybill.Deployment {
@@ -188,7 +181,7 @@ type memory struct {
 
 type memoryPartition struct {
 	parts   map[string]*part
-	keys    map[string]map[string]bool
+	keys    map[string][]string
 	rows    map[string]*waybill.Deployment
 	aliases map[string]string
 	places  map[string]*place
@@ -200,7 +193,7 @@ func (m *memory) of(partition string) *memoryPartition {
 	p := m.m[partition]
 	if p == nil {
 		p = &memoryPartition{
-			parts: map[string]*part{}, keys: map[string]map[string]bool{}, rows: map[string]*waybill.Deployment{},
+			parts: map[string]*part{}, keys: map[string][]string{}, rows: map[string]*waybill.Deployment{},
 			aliases: map[string]string{}, places: map[string]*place{},
 		}
 		m.m[partition] = p
@@ -209,7 +202,7 @@ func (m *memory) of(partition string) *memoryPartition {
 }
 
 func (m *memory) refs(partition, ref string) ([]string, error) {
-	return slices.Sorted(maps.Keys(m.of(partition).keys[ref])), nil
+	return m.of(partition).keys[ref], nil
 }
 
 func (m *memory) part(partition, key string) (*part, error) {
@@ -238,16 +231,11 @@ func (m *memory) keep(s *state) {
 			delete(p.parts, k)
 		}
 	}
-	for ref, keys := range s.dirty.refs {
-		if p.keys[ref] == nil {
-			p.keys[ref] = map[string]bool{}
-		}
-		for k, there := range keys {
-			if there {
-				p.keys[ref][k] = true
-			} else {
-				delete(p.keys[ref], k)
-			}
+	for ref := range s.dirty.refs {
+		if keys := s.keys[ref]; len(keys) > 0 {
+			p.keys[ref] = keys
+		} else {
+			delete(p.keys, ref)
 		}
 	}
 	for id := range s.dirty.rows {
