@@ -39,7 +39,7 @@ func buildVersion() httpd.Version {
 func CLI() cli.Deps {
 	return cli.Deps{
 		Version:  client.Version(buildVersion()),
-		Commands: []*cobra.Command{upCommand(), backupCommand(), restoreCommand(), storeCommand(), doctorCommand(), loadtestCommand(), schemaCommand(), demo.Command(startDemo), facetcli.Command(facetcli.Deps{}), superviseCommand()},
+		Commands: []*cobra.Command{upCommand(), backupCommand(), restoreCommand(), storeCommand(), doctorCommand(), loadtestCommand(), schemaCommand(), demo.Command(startDemo), facetcli.Command(facetcli.Deps{}), superviseCommand(), insideProcess(os.Exit)},
 		Validate: validate, PipelineCommands: []*cobra.Command{pipelineTestCommand()},
 		Doubts:        doubts,
 		Legacy:        readLegacy,

@@ -232,16 +232,30 @@ func (r *Runner) Reach() runner.Reach {
 	return runner.ReachBridge
 }
 
+// Definition checks and describes steps of this runner; it starts nothing.
+type Definition struct{ runner.Contained }
+
+// Name returns [Name].
+func (Definition) Name() string { return Name }
+
 // Settings implements [runner.Described].
-func (r *Runner) Settings() any { return container.Settings{} }
+func (Definition) Settings() any { return container.Settings{} }
 
 // Check implements [runner.Runner].
-func (r *Runner) Check(_ []string, with json.RawMessage) error {
+func (Definition) Check(_ []string, with json.RawMessage) error {
 	var s container.Settings
 	if err := runner.DecodeOpen(with, &s); err != nil {
 		return err
 	}
 	return s.Check(true)
+}
+
+// Settings implements [runner.Described].
+func (r *Runner) Settings() any { return Definition{}.Settings() }
+
+// Check implements [runner.Runner].
+func (r *Runner) Check(args []string, with json.RawMessage) error {
+	return Definition{}.Check(args, with)
 }
 
 // Close implements [runner.Runner]: units go on.
