@@ -105,6 +105,7 @@ type Server struct {
 	deliveries *delivery.Service
 	ingest     *inbound.Inbound
 	stages     *runs.Reporter
+	told       *outbound.Outbound
 	project    *project.Project
 	calls      *callbacks
 	oidc       *oidc.Verifier // nil until the settings are read
@@ -416,6 +417,9 @@ func (s *Server) work(ctx context.Context) error {
 	if err := s.reportRuns(bg); err != nil {
 		return err
 	}
+	if err := s.tellDeliveries(bg, settings); err != nil {
+		return err
+	}
 	if err := s.startTriggers(bg, admin.Admit); err != nil {
 		return err
 	}
@@ -527,6 +531,7 @@ func (s *Server) Stop() error {
 		s.engine.Stop()
 	}
 	s.stages.Stop()
+	s.told.Stop()
 	s.observer.stop()
 	if s.stop != nil {
 		s.stop()
