@@ -454,7 +454,7 @@ var Arrows = []Row{
 		Instead: "what a test needs of ours belongs in that test",
 	},
 	{
-		Dir: "internal/runner/aci/armtest",
+		Dir:     "internal/runner/aci/armtest",
 		Why:     "Azure's resource manager for tests; it knows nothing of ours",
 		Instead: "what a test needs of ours belongs in that test",
 	},
