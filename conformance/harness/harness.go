@@ -53,17 +53,32 @@ const rootVar = "WAYBILL_HARNESS_ROOT"
 // Main runs the tests of a package. Call it from TestMain.
 //
 // The tests run in a child of this process, so that this one can end what they
-// left behind even when they panicked or ran out of time.
-func Main(m *testing.M) {
+// left behind even when they panicked or ran out of time. What a package shares among
+// its tests and is not of this program, setups start before them, in this process, and
+// their results end it after them.
+func Main(m *testing.M, setups ...func() (stop func() error, err error)) {
 	if os.Getenv(rootVar) != "" {
 		pgtest.Main(m)
 	}
-	code, err := guard()
+	code, err := prepared(setups)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "harness:", err)
 		code = max(code, 1)
 	}
 	os.Exit(code)
+}
+
+func prepared(setups []func() (func() error, error)) (code int, err error) {
+	for _, setup := range setups {
+		stop, serr := setup()
+		if serr != nil {
+			return 1, serr
+		}
+		if stop != nil {
+			defer func() { err = errors.Join(err, stop()) }()
+		}
+	}
+	return guard()
 }
 
 func guard() (code int, err error) {
@@ -150,6 +165,10 @@ var (
 	builds   = map[string]*built{}
 )
 
+// Plain is a tag for [Binary] and [Options]: the program as it is released, which is
+// static and lacks the race detector. It is what goes into containers.
+const Plain = "plain"
+
 // Binary returns the path of the program, built with the given tags.
 func Binary(t testing.TB, tags ...string) string {
 	t.Helper()
@@ -171,7 +190,7 @@ func Binary(t testing.TB, tags ...string) string {
 		// With these flags nothing is compiled that the test, or "make build", has not
 		// compiled already.
 		args, env := []string{"build", "-tags", key, "-o", b.path}, os.Environ()
-		if race {
+		if race && !slices.Contains(tags, Plain) {
 			args = append(args, "-race")
 		} else {
 			args, env = append(args, "-trimpath"), append(env, "CGO_ENABLED=0")
