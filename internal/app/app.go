@@ -28,6 +28,7 @@ import (
 	"github.com/waybill-run/waybill/internal/delivery"
 	"github.com/waybill-run/waybill/internal/delivery/inbound"
 	"github.com/waybill-run/waybill/internal/delivery/outbound"
+	"github.com/waybill-run/waybill/internal/delivery/poll"
 	"github.com/waybill-run/waybill/internal/delivery/runs"
 	"github.com/waybill-run/waybill/internal/engine"
 	"github.com/waybill-run/waybill/internal/fault"
@@ -106,6 +107,7 @@ type Server struct {
 	ingest     *inbound.Inbound
 	stages     *runs.Reporter
 	told       *outbound.Outbound
+	polling    polling
 	project    *project.Project
 	calls      *callbacks
 	oidc       *oidc.Verifier // nil until the settings are read
@@ -206,7 +208,7 @@ func (s *Server) URL() string { return s.url }
 // Schema is every table of the program.
 func Schema() store.Schema {
 	var all store.Schema
-	for _, part := range []store.Schema{engine.Tables(), object.Tables(), project.Tables(), arrival.Tables(), auth.Tables(), observerTables(), secret.Tables(), watch.Tables(), delivery.Tables(), inbound.Tables(), outbound.Tables(), queue.Tables(), triggerTables(), tables()} {
+	for _, part := range []store.Schema{engine.Tables(), object.Tables(), project.Tables(), arrival.Tables(), auth.Tables(), observerTables(), secret.Tables(), watch.Tables(), delivery.Tables(), inbound.Tables(), outbound.Tables(), poll.Tables(), queue.Tables(), triggerTables(), tables()} {
 		all = append(all, part...)
 	}
 	return all
@@ -395,6 +397,7 @@ func (s *Server) work(ctx context.Context) error {
 	tokens := auth.New(s.store, nil)
 	s.deliveries = delivery.New(delivery.Options{Store: s.store})
 	s.ingest = s.openIngest()
+	s.newPoller(settings)
 	if err := s.observer.prepare(ctx, s, instance, settings); err != nil {
 		return err
 	}
@@ -420,6 +423,9 @@ func (s *Server) work(ctx context.Context) error {
 	if err := s.tellDeliveries(bg, settings); err != nil {
 		return err
 	}
+	if err := s.pollDeliveries(bg); err != nil {
+		return err
+	}
 	if err := s.startTriggers(bg, admin.Admit); err != nil {
 		return err
 	}
@@ -429,7 +435,7 @@ func (s *Server) work(ctx context.Context) error {
 	s.background.Go(func() { s.watchFolder(bg) })
 	s.http.SetReady(httpd.Services{
 		Runs: s.engine, Callbacks: s.engine, Units: s.engine, Images: s.images(), Pipelines: s.project, Objects: objects, Lineages: lineage.New(s.engine, objects, arrivals), Queues: admin, Tokens: tokens, Identities: s.oidc, Secrets: s.kept,
-		Watches: s.watches, Sources: s.intake, Deliveries: s.deliveries, Ingest: s.ingest, DeliveryChecks: s.deliveryChecks,
+		Watches: s.watches, Sources: s.intake, Deliveries: s.deliveries, Providers: s.polling.poller, Ingest: s.ingest, DeliveryChecks: s.deliveryChecks,
 		Events: s.triggers.events, Schedules: s.triggers.schedules, Folder: projectFolder{s}, Schemas: FileSchema,
 		Operations: s.ops, Dumps: admin,
 		Stats: s.observer.stats, Notifications: s.observer.notifier, Metrics: s.observer.handler,
@@ -530,6 +536,7 @@ func (s *Server) Stop() error {
 	if s.engine != nil {
 		s.engine.Stop()
 	}
+	s.polling.stop()
 	s.stages.Stop()
 	s.told.Stop()
 	s.observer.stop()

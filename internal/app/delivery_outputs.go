@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"regexp"
+	"slices"
 
 	"github.com/waybill-run/waybill/internal/delivery/outbound"
 	"github.com/waybill-run/waybill/internal/delivery/outbound/cdevents"
@@ -32,6 +33,9 @@ func (s *Server) deliverySinks(settings project.Settings) ([]outbound.Sink, erro
 			return nil, err
 		}
 		out = append(out, t)
+	}
+	if slices.ContainsFunc(settings.Providers, func(p *project.DeliveryProvider) bool { return p.Status != "off" }) {
+		out = append(out, s.polling.poller.Writeback())
 	}
 	return out, nil
 }

@@ -57,6 +57,7 @@ func (s *Server) health(ctx context.Context) waybill.Health {
 		h.Checks["store"], h.Status = err.Error(), "degraded"
 	} else {
 		s.elsewhere.check(ctx, h.Checks)
+		s.polling.check(ctx, h.Checks)
 	}
 	s.checkOIDC(h.Checks)
 	// A mistake in a file is not the server's: what the file held before goes on.

@@ -29,6 +29,7 @@ func (s *Server) reloaded(r waybill.Reloaded, err error) {
 		x.SetGuard(s.project.Settings().HTTP.Guard())
 	}
 	s.reloadOIDC(s.project.Settings().Auth.OIDC)
+	s.polling.poller.Set(pollConfig(s.project.Settings()))
 }
 
 // watchFolder takes up changes of the project folder until ctx ends: when files change,
