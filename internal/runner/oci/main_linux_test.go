@@ -34,11 +34,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	code := m.Run()
-	if shared.reg != "" {
-		os.Unsetenv("OCI_TEST_REG")
-	}
-	os.Exit(code)
+	os.Exit(m.Run())
 }
 
 // need leaves a test out where no container can be made.
@@ -61,17 +57,16 @@ func need(t testing.TB) {
 
 // shared is a registry with the image of all tests.
 var (
-	shared struct{ reg, image string }
+	shared struct{ image string }
 	once   sync.Once
 )
 
-func baseImage(t *testing.T) string {
+func baseImage(t testing.TB) string {
 	t.Helper()
 	need(t)
 	i := registrytest.Base(t)
 	once.Do(func() {
 		reg := registrytest.New(keep{t})
-		shared.reg = reg.Host
 		shared.image, _ = reg.Push(t, "base:v1", i.Build(t))
 	})
 	return shared.image
@@ -108,7 +103,7 @@ func open(t testing.TB, s setup) *oci.Runner {
 }
 
 // newRunner makes a runner in a folder of its own, whose supervisor ends soon after the test.
-func newRunner(t *testing.T, s setup) (*oci.Runner, setup) {
+func newRunner(t testing.TB, s setup) (*oci.Runner, setup) {
 	t.Helper()
 	if s.dir == "" {
 		s.dir = t.TempDir()

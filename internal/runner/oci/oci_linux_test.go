@@ -12,7 +12,6 @@ import (
 	"github.com/waybill-run/waybill/internal/runner"
 	"github.com/waybill-run/waybill/internal/runner/container"
 	"github.com/waybill-run/waybill/internal/runner/oci"
-	"github.com/waybill-run/waybill/internal/runner/registrytest"
 )
 
 // nothingLeft fails when units left a mount, a folder or a control group behind.
@@ -84,5 +83,3 @@ func decoys(t *testing.T, s setup, mine *oci.Runner, unit string) func(t *testin
 	}
 	return check
 }
-
-var _ = registrytest.Base

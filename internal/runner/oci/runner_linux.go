@@ -767,6 +767,9 @@ func (r *Runner) Close() error {
 	if lerr == nil && len(units) == 0 {
 		st.net.tearDown()
 		st.limits.prune("/waybill-" + st.instance[:8])
+		if rerr := os.RemoveAll(st.memory); rerr != nil {
+			r.log.Warn("a folder in memory could not be removed", "folder", st.memory, "error", rerr)
+		}
 	}
 	return errors.Join(err, st.images.Close())
 }

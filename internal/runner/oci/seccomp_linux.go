@@ -74,7 +74,7 @@ var withCapability = map[string][]string{
 
 // seccompProfile is what the kernel lets a unit ask for. All else is answered as if it
 // were not permitted.
-func seccompProfile(capabilities []string) *specs.LinuxSeccomp {
+func seccompProfile(capabilities []string, platform string) *specs.LinuxSeccomp {
 	eperm, enosys := uint(unix.EPERM), uint(unix.ENOSYS)
 	allowed := slices.Clone(syscalls)
 	admin := false
@@ -102,5 +102,5 @@ func seccompProfile(capabilities []string) *specs.LinuxSeccomp {
 		rules = append(rules, specs.LinuxSyscall{Names: []string{"personality"}, Action: specs.ActAllow, Args: []specs.LinuxSeccompArg{{Index: 0, Value: persona, Op: specs.OpEqualTo}}})
 	}
 	rules = append(rules, specs.LinuxSyscall{Names: allowed, Action: specs.ActAllow})
-	return &specs.LinuxSeccomp{DefaultAction: specs.ActErrno, DefaultErrnoRet: &eperm, Architectures: architectures, Syscalls: rules}
+	return &specs.LinuxSeccomp{DefaultAction: specs.ActErrno, DefaultErrnoRet: &eperm, Architectures: architectures(platform), Syscalls: rules}
 }

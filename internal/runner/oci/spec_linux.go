@@ -85,7 +85,7 @@ func (b *bundle) config() *specs.Spec {
 			Namespaces:    []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace}, {Type: specs.MountNamespace}},
 			MaskedPaths:   masked,
 			ReadonlyPaths: readOnly,
-			Seccomp:       seccompProfile(caps),
+			Seccomp:       seccompProfile(caps, s.Platform),
 		},
 	}
 	if len(b.args) > 0 && len(initCode) > 0 {
