@@ -149,31 +149,26 @@ func (s *Service) difference(ctx context.Context, table, prefix string, want map
 	var out difference
 	seen := 0
 	there := make(map[string]bool, len(want))
-	for cursor := ""; ; {
-		page, err := s.o.Store.Query(ctx, store.Query{Table: table, Limit: 1000, After: cursor, Where: []store.Where{{Column: "key", Op: store.Prefix, Value: prefix}}})
+	rows, err := s.o.Store.Scan(ctx, "", table, prefix, 0)
+	if err != nil {
+		return difference{err: err}
+	}
+	for _, x := range rows {
+		v, ok := want[x.Key]
+		if !ok {
+			out.puts = append(out.puts, store.Put{Table: table, Key: x.Key, Rev: x.Rev})
+			continue
+		}
+		there[x.Key] = true
+		seen++
+		val, err := json.Marshal(v)
 		if err != nil {
 			return difference{err: err}
 		}
-		for _, x := range page.Rows {
-			v, ok := want[x.Key]
-			if !ok {
-				out.puts = append(out.puts, store.Put{Table: table, Key: x.Key, Rev: x.Rev})
-				continue
-			}
-			there[x.Key] = true
-			seen++
-			val, err := json.Marshal(v)
-			if err != nil {
-				return difference{err: err}
-			}
-			if same, err := sameJSON(val, x.Val); err != nil {
-				return difference{err: err}
-			} else if !same {
-				out.puts = append(out.puts, store.Put{Table: table, Key: x.Key, Rev: x.Rev, Val: val})
-			}
-		}
-		if cursor = page.Next; cursor == "" {
-			break
+		if same, err := sameJSON(val, x.Val); err != nil {
+			return difference{err: err}
+		} else if !same {
+			out.puts = append(out.puts, store.Put{Table: table, Key: x.Key, Rev: x.Rev, Val: val})
 		}
 	}
 	if seen == len(want) {
