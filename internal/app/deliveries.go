@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/waybill-run/waybill"
 	"github.com/waybill-run/waybill/internal/cli/delivery"
 	"github.com/waybill-run/waybill/internal/delivery/aztable"
 	"github.com/waybill-run/waybill/internal/delivery/spektate"
@@ -17,6 +18,17 @@ import (
 func (s *Server) deliveryChecks(ctx context.Context) (failed []error, variables map[string]string) {
 	if _, err := s.deliveries.DeliveryPartitions(ctx); err != nil {
 		failed = append(failed, err)
+	}
+	if list, err := s.polling.poller.DeliveryProviders(ctx); err == nil {
+		for _, x := range list {
+			notes := x.Notes
+			if x.Error != "" {
+				notes = append([]string{x.Error}, notes...)
+			}
+			for _, n := range notes {
+				failed = append(failed, waybill.E(waybill.KindUnavailable, "%s: %s", x.Name, n))
+			}
+		}
 	}
 	return failed, deliveryVariables(s.c.Store, os.Environ())
 }

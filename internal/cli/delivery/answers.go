@@ -158,7 +158,7 @@ func age(flag, text string) (time.Duration, error) {
 
 func (a *app) answers() []*cobra.Command {
 	return []*cobra.Command{
-		a.traceCmd(), a.showCmd(), a.matrixCmd(), a.diffCmd(), a.lagCmd(), a.rollbacksCmd(), a.doraCmd(), a.unlinkedCmd(), a.alertsCmd(), a.pruneCmd(), a.rebuildCmd(),
+		a.traceCmd(), a.showCmd(), a.matrixCmd(), a.diffCmd(), a.lagCmd(), a.rollbacksCmd(), a.doraCmd(), a.unlinkedCmd(), a.alertsCmd(), a.pruneCmd(), a.rebuildCmd(), a.providersCmd(),
 	}
 }
 
