@@ -55,6 +55,32 @@ func (p *polling) check(ctx context.Context, checks map[string]string) {
 	}
 }
 
+// examine looks how the providers of deliveries fare.
+func (p *polling) examine(e *examination) {
+	list, err := p.poller.DeliveryProviders(e.ctx)
+	if err != nil {
+		e.problem("deliveries", err)
+		return
+	}
+	for _, x := range list {
+		check := "provider " + x.Name
+		age := "it has not answered yet"
+		if x.Age >= 0 {
+			age = "it answered " + (time.Duration(x.Age) * time.Second).String() + " ago"
+		}
+		switch {
+		case x.Error != "":
+			e.add(check, waybill.FindingFail, "what is shown of its deployments is what it told last; waybill deployment providers tells more", "%s; %s", x.Error, age)
+		case x.Stale || x.Status == waybill.ProviderLimited:
+			e.add(check, waybill.FindingWarn, "raise deliveries.interval, or name fewer repositories", "%s, and calls are limited", age)
+		case len(x.Notes) > 0:
+			e.add(check, waybill.FindingWarn, "", "%s", strings.Join(x.Notes, "; "))
+		default:
+			e.add(check, waybill.FindingOK, "", "%s, with %d calls", age, x.Calls)
+		}
+	}
+}
+
 // pollConfig is what the settings say of polling.
 func pollConfig(s project.Settings) poll.Config {
 	c := poll.Config{Interval: time.Duration(s.Polling.Interval), Rows: s.Polling.Rows, Calls: s.Polling.Calls}

@@ -36,6 +36,7 @@ func (o *operations) Doctor(ctx context.Context, deep bool) ([]waybill.Finding, 
 	e.content()
 	e.secrets(func() error { return s.kept.Check(ctx) })
 	e.project(s.c.Project)
+	s.polling.examine(&e)
 	for _, p := range platforms {
 		if x, ok := s.runners[p.name].(interface {
 			Examine(context.Context) []waybill.Finding
@@ -266,7 +267,7 @@ func doctorCommand() *cobra.Command {
 		Use:   "doctor",
 		Short: "Look for what is wrong with a server, or with a stopped data directory",
 		Long: `Look at all parts of a running server through its API, or with --data at the data directory of a stopped one:
-disk, clock, limits, store, queues, units, objects, secrets and project. Fails when a check fails; warnings are
+disk, clock, limits, store, queues, units, objects, secrets, project and the providers of deliveries. Fails when a check fails; warnings are
 things that work, but not as they should or not for long.
 
 With --deep everything that is stored is read and compared with its checksums.`,
