@@ -15,6 +15,7 @@ import (
 	"github.com/waybill-run/waybill"
 	"github.com/waybill-run/waybill/client"
 	"github.com/waybill-run/waybill/internal/cli"
+	cmd "github.com/waybill-run/waybill/internal/cli/delivery"
 	"github.com/waybill-run/waybill/internal/delivery"
 	"github.com/waybill-run/waybill/internal/delivery/deliverytest"
 	"github.com/waybill-run/waybill/internal/httpd"
@@ -40,6 +41,7 @@ type bench struct {
 	stdin   string
 	tty     bool
 	http    *http.Client
+	legacy  cmd.LegacyReader
 }
 
 // setup has a server with deliveries over SQLite.
@@ -82,7 +84,7 @@ func (b *bench) runIn(ctx context.Context, args ...string) (code int, stdout, st
 	var out, err bytes.Buffer
 	code = cli.Run(ctx, cli.Deps{
 		Version: client.Version{Version: "v1"}, Stdin: strings.NewReader(b.stdin), Stdout: &out, Stderr: &err, Getenv: func(n string) string { return b.env[n] },
-		Now: func() time.Time { return now }, Terminal: func(io.Writer) bool { return b.tty }, HTTP: b.http,
+		Now: func() time.Time { return now }, Terminal: func(io.Writer) bool { return b.tty }, HTTP: b.http, Legacy: b.legacy,
 	}, append([]string{"deployment"}, args...))
 	return code, out.String(), err.String()
 }

@@ -129,6 +129,7 @@ func (a *app) interview(ctx context.Context, file, devops string) error {
 			fmt.Fprintf(a.Stderr, "%s [%s]: ", q.text, clean(shown))
 			v, err := a.line(in, q.secret)
 			if err != nil {
+				fmt.Fprintln(a.Stderr)
 				return errorf(codeFlow, "init-cmd-input-err", "there is no answer to %q", q.text).because(err)
 			}
 			if v == "" {

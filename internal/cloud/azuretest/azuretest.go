@@ -44,8 +44,8 @@ func newKey() string {
 
 // Server is a running Azurite with one container.
 type Server struct {
-	Blobs, Queues string // URLs of the account
-	container     *container.Client
+	Blobs, Queues, Tables string // URLs of the account
+	container             *container.Client
 }
 
 // Program is the path of azurite; empty when there is none.
@@ -108,6 +108,8 @@ func Start(t *testing.T) *Server {
 				s.Blobs = m[2] + "/" + Account
 			case "Queue":
 				s.Queues = m[2] + "/" + Account
+			case "Table":
+				s.Tables = m[2] + "/" + Account
 			}
 			if n++; n == 3 {
 				close(told)
