@@ -202,6 +202,9 @@ func deliveries(ctx context.Context, o *options, x *fleet, s *sheet) (err error)
 	}
 	worst := ""
 	for name, l := range slowest {
+		if p := l.at(.99); p > getP99/2 {
+			o.note("%s: p50 %.1f ms, p99 %.1f ms", name, l.at(.5), p)
+		}
 		if worst == "" || l.at(.99) > slowest[worst].at(.99) {
 			worst = name
 		}
