@@ -24,6 +24,13 @@ import (
 
 // TestMain lets the test binary be the supervisor of a test, too.
 func TestMain(m *testing.M) {
+	if os.Getenv("OCI_TEST_ROLE") == "rootless" {
+		if err := rootlessMain(os.Args[1], os.Args[2]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	if os.Getenv("OCI_TEST_ROLE") == "supervisor" {
 		err := process.Supervise(context.Background(), os.Args[1], process.SupervisorOptions{
 			IdleExit: 100 * time.Millisecond, Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
