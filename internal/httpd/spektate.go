@@ -93,6 +93,17 @@ func (a api) GetSpektateHealth(w http.ResponseWriter, r *http.Request) {
 		if _, err := v.Deliveries.Deployments(ctx, waybill.DeploymentFilter{Limit: 1}); err != nil {
 			failed(waybill.E(waybill.KindOf(err), "deployments cannot be read: %w", err))
 		}
+		if v.Providers != nil {
+			all, err := v.Providers.DeliveryProviders(ctx)
+			if err != nil {
+				failed(waybill.E(waybill.KindOf(err), "what is known of providers cannot be read: %w", err))
+			}
+			for _, p := range all {
+				if p.Error != "" {
+					failed(waybill.E(waybill.KindUnavailable, "provider %s: %s", p.Name, p.Error))
+				}
+			}
+		}
 		if v.DeliveryChecks != nil {
 			more, variables := v.DeliveryChecks(ctx)
 			for _, err := range more {

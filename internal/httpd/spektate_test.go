@@ -3,7 +3,6 @@ package httpd_test
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"net/http"
 	"slices"
 	"strings"
@@ -108,6 +107,11 @@ func (brokenDeliveries) Deployments(context.Context, waybill.DeploymentFilter) (
 	return waybill.Page[waybill.Deployment]{}, waybill.E(waybill.KindUnavailable, "the disk is gone")
 }
 
+// polled are providers that a server asks.
+type polled []waybill.DeliveryProvider
+
+func (p polled) DeliveryProviders(context.Context) ([]waybill.DeliveryProvider, error) { return p, nil }
+
 func TestF50_SpektateHealth(t *testing.T) {
 	b := deliver(t)
 	services := b.world.Services()
@@ -122,11 +126,14 @@ func TestF50_SpektateHealth(t *testing.T) {
 	})
 	services.Deliveries = brokenDeliveries{}
 	services.DeliveryChecks = func(context.Context) ([]error, map[string]string) {
-		return []error{errors.New("provider github: answered 500"), waybill.E(waybill.KindUnauthorized, "provider gitlab: the token was refused")}, nil
+		return []error{waybill.E(waybill.KindUnauthorized, "the token was refused")}, nil
 	}
+	services.Providers = polled{{Name: "github", Error: "answered 500"}, {Name: "gitlab"}}
 	b.server.SetReady(services)
 	res, body := b.ask("GET", "/spektate/api/health", "")
-	var h struct{ Errors []struct{ Message, Code, Stack string } }
+	var h struct {
+		Errors []struct{ Message, Code, Stack string }
+	}
 	if err := json.Unmarshal([]byte(body), &h); err != nil || res.StatusCode != http.StatusServiceUnavailable {
 		t.Fatalf("%d %s", res.StatusCode, body)
 	}

@@ -128,6 +128,9 @@ func (l *look) rows(ctx context.Context) ([]client.Deployment, error) {
 			return nil, errorf(codeFlow, "introspect-get-cmd-fetch-err", "the deployments cannot be listed").because(storage(err))
 		}
 		out = append(out, page.Items...)
+		if q.Cursor == "" {
+			l.tell(page)
+		}
 		if page.NextCursor == nil || *page.NextCursor == "" || l.limit > 0 && len(out) >= l.limit {
 			return out, nil
 		}
@@ -148,24 +151,26 @@ func (l *look) once(ctx context.Context) error {
 	if len(rows) == 0 && l.flags.output != "json" {
 		l.note("no deployments found")
 	}
-	l.lookups(ctx)
 	return l.print(l.Stdout, rows)
 }
 
-// lookups tells once when what the wide table shows besides may be missing: authors, pull
-// requests and clusters come from others, who may not answer the server.
-func (l *look) lookups(ctx context.Context) {
-	if l.flags.output != "wide" {
-		return
+// tell says, once when, that what is shown may be old or not complete: runs, authors, pull
+// requests and clusters come from providers, who may not answer the server.
+func (l *look) tell(page client.DeploymentList) {
+	var words []string
+	if page.Stale {
+		text := "what is shown may be old"
+		if page.Age > 0 {
+			text = fmt.Sprintf("what is shown may be %s old", (time.Duration(page.Age) * time.Second).Round(time.Second))
+		}
+		words = append(words, text)
 	}
-	failed, err := l.client.DeliveryHealth(ctx)
-	if err != nil {
-		l.detail("whether lookups work is not known: %v", err)
-		return
+	if l.flags.output == "wide" && len(page.Notes) > 0 {
+		words = append(words, "some columns may be incomplete: "+strings.Join(page.Notes, "; "))
 	}
-	text := strings.Join(failed, "; ")
+	text := strings.Join(words, "; ")
 	if text != "" && text != l.noted {
-		l.note("some columns may be incomplete: %s", text)
+		l.note("%s", text)
 	}
 	l.noted = text
 }
@@ -201,7 +206,6 @@ func (l *look) watch(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return nil
 		case err == nil:
-			l.lookups(ctx)
 			if err := l.redraw(rows); err != nil {
 				return err
 			}
