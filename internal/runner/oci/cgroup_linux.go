@@ -2,11 +2,13 @@ package oci
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -104,16 +106,51 @@ func (c controllers) oomKills(group string) int {
 	return 0
 }
 
-// prune removes a group that the runtime has emptied, in every hierarchy.
-func (c controllers) prune(group string) {
+// prune kills what is left in a group, which is what a runtime that was killed may leave,
+// and removes the group from every hierarchy.
+func (c controllers) prune(group string) error {
 	if group == "" || path.Clean(group) == "/" {
+		return nil
+	}
+	dirs := []string{filepath.Join(cgroupMount, group)}
+	if !c.unified {
+		mounts, _ := os.ReadDir(cgroupMount)
+		for _, d := range mounts {
+			dirs = append(dirs, filepath.Join(cgroupMount, d.Name(), group))
+		}
+	}
+	var last error
+	for pause := time.Millisecond; pause < time.Second; pause *= 2 {
+		last = nil
+		for _, d := range dirs {
+			err := unix.Rmdir(d)
+			if err == nil || !errors.Is(err, unix.EBUSY) {
+				continue // removed, or none
+			}
+			last = &os.PathError{Op: "rmdir", Path: d, Err: err}
+			b, _ := os.ReadFile(filepath.Join(d, "cgroup.procs"))
+			for _, f := range strings.Fields(string(b)) {
+				if pid, err := strconv.Atoi(f); err == nil && pid > 1 && pid != os.Getpid() {
+					unix.Kill(pid, unix.SIGKILL)
+				}
+			}
+		}
+		if last == nil {
+			return nil
+		}
+		time.Sleep(pause)
+	}
+	return last
+}
+
+// forget removes the group that holds those of all units, if it is empty.
+func (c controllers) forget(group string) {
+	unix.Rmdir(filepath.Join(cgroupMount, group))
+	if c.unified {
 		return
 	}
-	os.Remove(filepath.Join(cgroupMount, group))
-	dirs, _ := os.ReadDir(cgroupMount)
-	for _, d := range dirs {
-		if d.IsDir() && !c.unified {
-			os.Remove(filepath.Join(cgroupMount, d.Name(), group))
-		}
+	mounts, _ := os.ReadDir(cgroupMount)
+	for _, d := range mounts {
+		unix.Rmdir(filepath.Join(cgroupMount, d.Name(), group))
 	}
 }

@@ -98,7 +98,7 @@ func (r *Runner) makeRoot(st *state, rec *record, set *container.Settings, mem s
 			}
 		}
 		target := filepath.Join(mem, "rootfs")
-		err := mountOverlay(st.images.Dir(), rec.Layers, r.unitDir(rec.Unit, upperDir), r.unitDir(rec.Unit, workDir), target)
+		err := r.mount(st.images.Dir(), rec.Layers, r.unitDir(rec.Unit, upperDir), r.unitDir(rec.Unit, workDir), target)
 		if err == nil {
 			return target, nil
 		}

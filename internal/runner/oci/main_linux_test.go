@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -30,6 +31,10 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 		os.Exit(0)
+	}
+	if os.Getenv("OCI_TEST_ROLE") == "server" {
+		fmt.Fprintln(os.Stderr, serverMain(os.Args[1], os.Args[2]))
+		os.Exit(1)
 	}
 	if os.Getenv("OCI_TEST_ROLE") == "supervisor" {
 		err := process.Supervise(context.Background(), os.Args[1], process.SupervisorOptions{
@@ -91,22 +96,25 @@ type setup struct {
 
 func open(t testing.TB, s setup) *oci.Runner {
 	t.Helper()
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	sup := filepath.Join(s.dir, "supervisor")
-	in, err := process.New(process.Options{
-		Dir: sup, Command: []string{exe, sup}, Env: append(os.Environ(), "OCI_TEST_ROLE=supervisor"), Handover: true,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	r, err := oci.New(oci.Options{Config: s.config, Dir: filepath.Join(s.dir, "oci"), Inner: in, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	r, err := openRunner(s.dir, s.config, t.Output())
 	if err != nil {
 		t.Fatal(err)
 	}
 	return r
+}
+
+func openRunner(dir string, config oci.Config, log io.Writer) (*oci.Runner, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	sup := filepath.Join(dir, "supervisor")
+	env := append([]string{"OCI_TEST_ROLE=supervisor"}, os.Environ()...) // the first one counts
+	in, err := process.New(process.Options{Dir: sup, Command: []string{exe, sup}, Env: env, Handover: true})
+	if err != nil {
+		return nil, err
+	}
+	return oci.New(oci.Options{Config: config, Dir: filepath.Join(dir, "oci"), Inner: in, Logger: slog.New(slog.NewTextHandler(log, nil))})
 }
 
 // newRunner makes a runner in a folder of its own, whose supervisor ends soon after the test.

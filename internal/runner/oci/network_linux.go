@@ -109,6 +109,9 @@ func (n *network) setUp() error {
 	}
 	n.prefix, err = n.choose(link)
 	if err != nil {
+		if n.idle(link) {
+			netlink.LinkDel(link)
+		}
 		return err
 	}
 	n.gateway = n.prefix.Masked().Addr().Next()
@@ -377,15 +380,31 @@ func makeNamespace(file string) error {
 	return <-done
 }
 
-// tearDown removes the bridge. It is for when no unit is on it.
+// idle reports whether nothing is on the bridge.
+func (n *network) idle(bridge netlink.Link) bool {
+	all, err := netlink.LinkList()
+	if err != nil {
+		return false
+	}
+	for _, l := range all {
+		if l.Attrs().MasterIndex == bridge.Attrs().Index {
+			return false
+		}
+	}
+	return true
+}
+
+// tearDown removes the bridge, also one of a server that was killed. It is for when no
+// unit is on it.
 func (n *network) tearDown() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if !n.ready {
-		return
-	}
 	n.ready = false
-	if err := netlink.LinkDel(n.bridge); err != nil {
+	bridge, err := netlink.LinkByName(n.bridgeName())
+	if err != nil {
+		return // there is none
+	}
+	if err := netlink.LinkDel(bridge); err != nil {
 		n.log.Warn("the bridge could not be removed", "bridge", n.bridgeName(), "error", err)
 	}
 	if c, err := nftables.New(); err == nil && n.masq {

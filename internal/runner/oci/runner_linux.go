@@ -33,6 +33,7 @@ type Runner struct {
 	log      *slog.Logger
 	dir      string
 	rootless bool
+	mount    func(layersDir string, layers []string, upper, work, target string) error
 
 	mu     sync.Mutex
 	state  *state // nil until it is needed
@@ -87,7 +88,7 @@ func New(o Options) (*Runner, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Runner{o: o, log: o.Logger, dir: dir, rootless: os.Geteuid() != 0, turns: map[string]*turn{}}, nil
+	return &Runner{o: o, log: o.Logger, dir: dir, rootless: os.Geteuid() != 0, mount: mountOverlay, turns: map[string]*turn{}}, nil
 }
 
 // Name returns [Name].
@@ -632,7 +633,9 @@ func (r *Runner) scrap(ctx context.Context, st *state, rec *record) error {
 			return err
 		}
 	}
-	st.limits.prune(rec.Cgroup)
+	if err := st.limits.prune(rec.Cgroup); err != nil {
+		return err
+	}
 	mem := filepath.Join(st.memory, rec.Unit)
 	if err := unmount(filepath.Join(mem, "rootfs")); err != nil {
 		return err
@@ -766,7 +769,7 @@ func (r *Runner) Close() error {
 	units, lerr := os.ReadDir(filepath.Join(r.dir, "units"))
 	if lerr == nil && len(units) == 0 {
 		st.net.tearDown()
-		st.limits.prune("/waybill-" + st.instance[:8])
+		st.limits.forget("/waybill-" + st.instance[:8])
 		if rerr := os.RemoveAll(st.memory); rerr != nil {
 			r.log.Warn("a folder in memory could not be removed", "folder", st.memory, "error", rerr)
 		}

@@ -119,7 +119,9 @@ func (rt *ociRuntime) try(ctx context.Context, dir string) error {
 	cmd.Stderr = &errs
 	err = cmd.Run()
 	rt.delete(context.WithoutCancel(ctx), state, id)
-	findControllers().prune(b.cgroup)
+	limits := findControllers()
+	_ = limits.prune(b.cgroup)
+	limits.forget("/waybill")
 	var exit *exec.ExitError
 	if errors.As(err, &exit) && exit.ExitCode() == 127 && errs.Len() == 0 {
 		return nil
