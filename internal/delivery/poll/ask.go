@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/waybill-run/waybill"
@@ -20,59 +19,30 @@ type want struct {
 	stage  waybill.Stage
 	run    waybill.StageRun
 	shared bool
-	places []place // that are still to be asked
-	unsure bool    // a place could not be asked: that it is nowhere else proves nothing
+	places []place // at which it may be, the likeliest first
+	at     place   // the one that is asked now
 	check  bool    // it has ended, and is only looked for
 	slow   bool    // it is of an old deployment
 	key    string
 }
 
-// ask asks all sources what is wanted of them. Sources are asked beside each other.
-func (s *session) ask(ctx context.Context, res *resolver, rounds map[string]*round, rows []waybill.Deployment) {
+// ask asks a source what is wanted of it.
+func (r *round) ask(ctx context.Context, res *resolver, rows []waybill.Deployment) {
 	byNews(rows)
-	now := s.now()
 	for i := range rows {
-		seen := map[string]bool{}
 		for _, which := range []role{sourceRole, configRole, manifestRole} {
-			if p := res.of(&rows[i], which); p != nil && !seen[p.src.Name] && rounds[p.src.Name] != nil {
-				seen[p.src.Name] = true
-				rounds[p.src.Name].st.Rows++
+			if p := res.of(&rows[i], which); p != nil && p.src.Name == r.src.Name {
+				r.st.Rows++
+				break
 			}
 		}
 	}
-	each := func(f func(r *round)) {
-		var wg sync.WaitGroup
-		for _, r := range rounds {
-			if r.stop == nil {
-				wg.Go(func() { f(r) })
-			}
-		}
-		wg.Wait()
+	r.tags(ctx, tagsWanted(res, r.src, rows))
+	for runs := r.runsWanted(res, rows); len(runs) > 0; {
+		runs = r.runs(ctx, runs)
 	}
-	tags := tagsWanted(res, rows)
-	each(func(r *round) { r.tags(ctx, tags[r.src.Name]) })
-
-	runs := s.runsWanted(res, rounds, rows, now)
-	for len(runs) > 0 {
-		at := map[string][]*want{}
-		for _, w := range runs {
-			if r := rounds[w.places[0].src.Name]; r != nil {
-				at[r.src.Name] = append(at[r.src.Name], w)
-			}
-		}
-		var mu sync.Mutex
-		var rest []*want
-		each(func(r *round) {
-			left := r.runs(ctx, at[r.src.Name])
-			mu.Lock()
-			defer mu.Unlock()
-			rest = append(rest, left...)
-		})
-		runs = rest
-	}
-	pulls, commits := s.pullsWanted(res, rows, now), s.commitsWanted(res, rows)
-	each(func(r *round) { r.pulls(ctx, pulls[r.src.Name]) })
-	each(func(r *round) { r.commits(ctx, commits[r.src.Name]) })
+	r.pulls(ctx, r.pullsWanted(res, rows))
+	r.commits(ctx, r.commitsWanted(res, rows))
 }
 
 // known reports whether all is known of a run that can be.
@@ -80,15 +50,15 @@ func known(run *waybill.StageRun) bool {
 	return run.Expired || run.Status.Terminal() && !run.FinishedAt.IsZero() && !run.QueuedAt.IsZero() && run.URL != "" && run.Number != ""
 }
 
-// runsWanted are the runs of which something is not known. One more, that has ended, is
-// looked for.
-func (s *session) runsWanted(res *resolver, rounds map[string]*round, rows []waybill.Deployment, now time.Time) []*want {
+// runsWanted are the runs of which something is not known, as far as it is this source's
+// turn to be asked. Once in an interval one more, that has ended, is looked for.
+func (r *round) runsWanted(res *resolver, rows []waybill.Deployment) []*want {
+	s, now := r.s, r.s.now()
 	by := map[string]*want{}
 	var out, ended []*want
 	for i := range rows {
 		d := &rows[i]
-		stages := []*waybill.DeploymentStage{d.Build, d.Config, d.Manifest}
-		for _, st := range stages {
+		for _, st := range []*waybill.DeploymentStage{d.Build, d.Config, d.Manifest} {
 			if st == nil {
 				continue
 			}
@@ -100,15 +70,19 @@ func (s *session) runsWanted(res *resolver, rounds map[string]*round, rows []way
 				}
 				shared := d.Build.Last() != nil && d.Config.Last() != nil && d.Build.Last().Run == d.Config.Last().Run && st != d.Manifest
 				places := res.runs(d, st.Stage, &run)
-				if len(places) == 0 || rounds[places[0].src.Name] == nil {
+				if len(places) == 0 {
 					continue
 				}
 				key := strings.Join([]string{"run", d.Partition, string(st.Stage), run.Run, places[0].src.Name, places[0].repo.Path}, "\x00")
+				at := places[s.hop(key).at%len(places)]
+				if at.src.Name != r.src.Name {
+					continue
+				}
 				if w := by[key]; w != nil {
 					w.rows = append(w.rows, d)
 					continue
 				}
-				w := &want{rows: []*waybill.Deployment{d}, stage: st.Stage, run: run, shared: shared, places: places, key: key}
+				w := &want{rows: []*waybill.Deployment{d}, stage: st.Stage, run: run, shared: shared, places: places, at: at, key: key}
 				by[key] = w
 				switch {
 				case known(&run):
@@ -124,27 +98,60 @@ func (s *session) runsWanted(res *resolver, rounds map[string]*round, rows []way
 			}
 		}
 	}
-	if len(ended) > 0 {
-		s.cursor++
-		first := ended[s.cursor%len(ended)]
-		out = append(out, first)
-		s.later(first.key, again)
-		if first.places[0].src.Kind == provider.AzureDevOps { // many fit into one call
-			for _, w := range ended {
-				if w != first && w.places[0].src == first.places[0].src && w.stage == first.stage && w.shared == first.shared && len(out) < 200 {
-					out = append(out, w)
-					s.later(w.key, again)
-				}
+	if first := s.turn(len(ended), r.conf.Interval); first >= 0 {
+		w := ended[first]
+		out = append(out, w)
+		s.later(w.key, again)
+		for _, x := range ended { // many of Azure DevOps fit into one call
+			if r.src.Kind == provider.AzureDevOps && x != w && x.stage == w.stage && x.shared == w.shared && len(out) < 200 {
+				out = append(out, x)
+				s.later(x.key, again)
 			}
 		}
 	}
-	for _, w := range out {
-		rounds[w.places[0].src.Name].st.Wanted++
-	}
+	r.st.Wanted += len(out)
 	return out
 }
 
-// runs looks runs up, and returns those that are to be looked for at another place.
+// turn says which of n runs that have ended is looked for, -1 for none: one in an interval,
+// whatever source it is of.
+func (s *session) turn(n int, interval time.Duration) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.now()
+	if n == 0 || now.Sub(s.checked) < interval-min(interval/10, time.Second) {
+		return -1
+	}
+	s.checked = now
+	s.cursor++
+	return s.cursor % n
+}
+
+// hop is how far a run was looked for.
+func (s *session) hop(key string) hop {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.hops[key]
+}
+
+// on goes on to the next place of a run. It returns that place, or none and whether it is
+// proven that the run is nowhere.
+func (s *session) on(w *want, unsure bool) (next *place, nowhere bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	h := s.hops[w.key]
+	h.at++
+	h.unsure = h.unsure || unsure
+	if h.at < len(w.places) {
+		s.hops[w.key] = h
+		return &w.places[h.at], false
+	}
+	delete(s.hops, w.key) // from the beginning, the next time
+	return nil, !h.unsure
+}
+
+// runs looks runs up, and returns those that this source is to be asked for once more, at
+// another place.
 func (r *round) runs(ctx context.Context, ws []*want) (rest []*want) {
 	defer r.flush(ctx)
 	const what = "runs"
@@ -154,7 +161,7 @@ func (r *round) runs(ctx context.Context, ws []*want) (rest []*want) {
 		}
 		qs := make([]provider.RunQuery, len(some))
 		for i, w := range some {
-			qs[i] = provider.RunQuery{Repo: w.places[0].repo, Stage: w.stage, ID: w.run.Run, URL: w.run.URL, Shared: w.shared}
+			qs[i] = provider.RunQuery{Repo: w.at.repo, Stage: w.stage, ID: w.run.Run, URL: w.run.URL, Shared: w.shared}
 		}
 		for i, a := range r.p.Runs(ctx, qs) {
 			w := some[i]
@@ -172,16 +179,19 @@ func (r *round) runs(ctx context.Context, ws []*want) (rest []*want) {
 			if ctx.Err() != nil {
 				return nil
 			}
-			if !r.failed(what, a.Err) {
-				w.unsure = true
-				if waybill.IsKind(a.Err, waybill.KindForbidden) || waybill.IsKind(a.Err, waybill.KindInvalid) {
-					r.s.later(w.key, 5*time.Minute) // nothing is likely to change soon
-				}
+			missing := r.failed(what, a.Err)
+			if r.stop != nil {
+				return nil // it is asked here again when the source answers
 			}
-			if w.places = w.places[1:]; len(w.places) > 0 {
+			switch next, nowhere := r.s.on(w, !missing); {
+			case next != nil && next.src.Name == r.src.Name:
+				w.at = *next
 				rest = append(rest, w)
-			} else if !w.unsure {
+			case next != nil: // its source asks
+			case nowhere:
 				r.gone(w)
+			case waybill.IsKind(a.Err, waybill.KindForbidden) || waybill.IsKind(a.Err, waybill.KindInvalid):
+				r.s.later(w.key, 5*time.Minute) // nothing is likely to change soon
 			}
 		}
 	}
@@ -272,15 +282,16 @@ type pull struct {
 }
 
 // pullsWanted are the pull requests that are not merged, as far as is known.
-func (s *session) pullsWanted(res *resolver, rows []waybill.Deployment, now time.Time) map[string][]*pull {
-	out, by := map[string][]*pull{}, map[string]*pull{}
+func (r *round) pullsWanted(res *resolver, rows []waybill.Deployment) []*pull {
+	var out []*pull
+	by := map[string]*pull{}
 	for i := range rows {
 		d := &rows[i]
 		if d.PullRequest == "" || d.Review != nil && d.Review.State == waybill.ReviewMerged && d.Review.Title != "" {
 			continue
 		}
 		at := res.of(d, configRole)
-		if at == nil {
+		if at == nil || at.src.Name != r.src.Name {
 			continue
 		}
 		key := strings.Join([]string{"pull", d.Partition, at.src.Name, at.repo.Path, d.PullRequest}, "\x00")
@@ -290,12 +301,12 @@ func (s *session) pullsWanted(res *resolver, rows []waybill.Deployment, now time
 		}
 		p := &pull{at: *at, key: key, rows: []*waybill.Deployment{d}}
 		by[key] = p
-		if !s.open(key) {
+		if !r.s.open(key) {
 			continue
 		}
 		// One that was closed can be opened again.
-		p.slow = d.Review != nil && d.Review.State == waybill.ReviewClosed || slowly(d, now)
-		out[at.src.Name] = append(out[at.src.Name], p)
+		p.slow = d.Review != nil && d.Review.State == waybill.ReviewClosed || slowly(d, r.s.now())
+		out = append(out, p)
 	}
 	return out
 }
@@ -344,8 +355,9 @@ type commit struct {
 }
 
 // commitsWanted are the commits of which nobody has said who wrote them.
-func (s *session) commitsWanted(res *resolver, rows []waybill.Deployment) map[string][]*commit {
-	out, by := map[string][]*commit{}, map[string]bool{}
+func (r *round) commitsWanted(res *resolver, rows []waybill.Deployment) []*commit {
+	var out []*commit
+	by := map[string]bool{}
 	for i := range rows {
 		d := &rows[i]
 		if d.Author != nil {
@@ -355,15 +367,15 @@ func (s *session) commitsWanted(res *resolver, rows []waybill.Deployment) map[st
 		if id == "" {
 			id, at = d.ConfigCommit, res.of(d, configRole)
 		}
-		if at == nil || !provider.IsCommit(id) {
+		if at == nil || at.src.Name != r.src.Name || !provider.IsCommit(id) {
 			continue
 		}
 		key := strings.Join([]string{"commit", d.Partition, at.src.Name, at.repo.Path, strings.ToLower(id)}, "\x00")
-		if by[key] || !s.open(key) {
+		if by[key] || !r.s.open(key) {
 			continue
 		}
 		by[key] = true
-		out[at.src.Name] = append(out[at.src.Name], &commit{at: *at, key: key, partition: d.Partition, id: id})
+		out = append(out, &commit{at: *at, key: key, partition: d.Partition, id: id})
 	}
 	return out
 }
@@ -397,17 +409,18 @@ type tagRepo struct {
 	parts map[string]string // partition → address of the repository as its deployments write it
 }
 
-// tagsWanted are the repositories of manifests, by source.
-func tagsWanted(res *resolver, rows []waybill.Deployment) map[string][]*tagRepo {
-	out, by := map[string][]*tagRepo{}, map[string]*tagRepo{}
+// tagsWanted are the repositories of manifests that a source has.
+func tagsWanted(res *resolver, src *Source, rows []waybill.Deployment) []*tagRepo {
+	var out []*tagRepo
+	by := map[string]*tagRepo{}
 	add := func(partition string, at *place) {
-		if at == nil {
+		if at == nil || at.src.Name != src.Name {
 			return
 		}
 		key := at.src.Name + "\x00" + strings.ToLower(at.repo.Path)
 		if by[key] == nil {
 			by[key] = &tagRepo{at: *at, parts: map[string]string{}}
-			out[at.src.Name] = append(out[at.src.Name], by[key])
+			out = append(out, by[key])
 		}
 		if by[key].parts[partition] == "" {
 			by[key].parts[partition] = at.text

@@ -745,6 +745,42 @@ func TestF69_OneOfTwoServersPolls(t *testing.T) {
 	}
 }
 
+// A provider that never answers holds up no other, and settings that change count at once.
+func TestF62_SlowProviderHoldsUpNoOther(t *testing.T) {
+	b := newBench(t)
+	hub, lab := b.github(), providertest.NewWorld("group/app")
+	b.source("lab", provider.GitLab, lab)
+	b.conf.Interval = 10 * time.Millisecond
+	b.start()
+	b.deliver(b.hosts["hub"], hub, 1, "complete")
+	b.deliver(b.hosts["lab"], lab, 2, "complete")
+	lab.Break("", providertest.Fault{Stall: true})
+	o := b.p.o
+	o.Now = time.Now
+	p := New(o)
+	ctx, stop := context.WithCancel(t.Context())
+	var polls sync.WaitGroup
+	polls.Go(func() { newSession(p).run(ctx) })
+	defer polls.Wait()
+	defer stop()
+	until(t, "the stalled provider is asked", func() bool { return len(lab.Calls()) > 0 })
+	for range 3 {
+		hub.Forget()
+		until(t, "the other one is asked meanwhile", func() bool { return len(hub.Calls()) > 0 })
+	}
+	if d := b.rows()["app:1dev"]; d.Author == nil {
+		t.Errorf("%+v", d)
+	}
+	lab.Break("", providertest.Fault{})
+	next := b.conf
+	next.Sources = next.Sources[1:]
+	p.Set(next) // what was on its way is given up, and the rest asked at once
+	until(t, "the provider that stays", func() bool { return b.rows()["app:2dev"].Author != nil })
+	if list, err := p.DeliveryProviders(t.Context()); err != nil || len(list) != 1 || list[0].Name != "lab" {
+		t.Errorf("%+v, %v", list, err)
+	}
+}
+
 // What sources told can be made again from events.
 func TestRebuildAfterPolling(t *testing.T) {
 	b := newBench(t)

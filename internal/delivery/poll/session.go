@@ -28,100 +28,152 @@ const (
 	memory = 100_000
 )
 
-// session is the time for which this server polls. One goroutine runs it; rounds of
-// single sources run beside each other.
+// session is the time for which this server polls. Sources are asked beside each other,
+// each at its own pace: one that is slow holds up no other.
 type session struct {
-	p      *Poller
-	now    func() time.Time
-	scans  map[string]*scan  // by partition
-	states map[string]*state // by source
-	due    map[string]time.Time
+	p     *Poller
+	now   func() time.Time
+	begun time.Time
 
-	mu     sync.Mutex
-	next   map[string]time.Time // what is not asked before, by key
-	sent   map[string]string    // what was reported of a thing last
-	begun  time.Time
-	cursor int // of runs that are looked for again
+	reading sync.Mutex       // guards scans, and lets one of them be made at a time
+	scans   map[string]*scan // by partition
+
+	mu      sync.Mutex // guards what follows
+	states  map[string]*state
+	due     map[string]time.Time // of the next round, by source
+	next    map[string]time.Time // what is not asked before, by key
+	sent    map[string]string    // what was reported of a thing last
+	hops    map[string]hop       // how far runs were looked for
+	checked time.Time            // when a run that had ended was looked for
+	cursor  int                  // of those runs
+}
+
+// hop is the place at which a run is looked for.
+type hop struct {
+	at     int
+	unsure bool // a place before could not be asked: that it is nowhere else proves nothing
 }
 
 // scan are the deployments of a partition as they were read.
 type scan struct {
 	seq  int64
+	most int
 	rows []waybill.Deployment
 }
 
 func newSession(p *Poller) *session {
 	return &session{
 		p: p, now: p.o.Now, scans: map[string]*scan{}, states: map[string]*state{}, due: map[string]time.Time{},
-		next: map[string]time.Time{}, sent: map[string]string{}, begun: p.o.Now(),
+		next: map[string]time.Time{}, sent: map[string]string{}, hops: map[string]hop{}, begun: p.o.Now(),
 	}
 }
 
-// run makes rounds until ctx ends.
+// run polls until ctx ends. When the settings change it begins anew, and keeps what it
+// remembers.
 func (s *session) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		conf, changed := s.p.config()
-		began := time.Now()
-		if err := s.round(ctx, conf); err != nil && ctx.Err() == nil {
-			s.p.o.Logger.Warn("deliveries not polled, trying again", "err", err)
+		res := newResolver(conf)
+		inner, cancel := context.WithCancel(ctx)
+		var loops sync.WaitGroup
+		for _, src := range res.sources {
+			loops.Go(func() { s.loop(inner, conf, res, src) })
 		}
-		t := time.NewTimer(max(conf.Interval-time.Since(began), time.Second))
 		select {
 		case <-ctx.Done():
 		case <-changed:
+		}
+		cancel()
+		loops.Wait()
+	}
+}
+
+// loop makes rounds of a source.
+func (s *session) loop(ctx context.Context, conf Config, res *resolver, src *Source) {
+	for ctx.Err() == nil {
+		wait := conf.Interval
+		if err := s.one(ctx, conf, res, src); err != nil {
+			if ctx.Err() == nil {
+				s.p.o.Logger.Warn("deliveries not polled, trying again", "source", src.Name, "err", err)
+			}
+		} else {
+			s.mu.Lock()
+			wait = s.due[src.Name].Sub(s.now())
+			s.mu.Unlock()
+		}
+		t := time.NewTimer(max(wait, min(conf.Interval, time.Second)))
+		select {
+		case <-ctx.Done():
 		case <-t.C:
 		}
 		t.Stop()
 	}
 }
 
-// round asks every source whose time has come.
+// round asks every source whose time has come, beside each other.
 func (s *session) round(ctx context.Context, conf Config) error {
-	if len(conf.Sources) == 0 {
-		return nil
+	res := newResolver(conf)
+	var all sync.WaitGroup
+	errs := make([]error, len(res.sources))
+	for i, src := range res.sources {
+		s.mu.Lock()
+		early := s.due[src.Name].After(s.now())
+		s.mu.Unlock()
+		if !early {
+			all.Go(func() { errs[i] = s.one(ctx, conf, res, src) })
+		}
 	}
+	all.Wait()
+	return errors.Join(errs...)
+}
+
+// one is a round of one source.
+func (s *session) one(ctx context.Context, conf Config, res *resolver, src *Source) error {
 	rows, err := s.scan(ctx, conf)
 	if err != nil {
 		return err
 	}
 	s.forget()
+	st, err := s.state(ctx, src.Name)
+	if err != nil {
+		return err
+	}
 	now := s.now()
-	for _, src := range conf.Sources {
-		if s.states[src.Name] == nil {
-			st, err := s.p.state(ctx, src.Name)
-			if err != nil {
-				return err
-			}
-			st.Total, st.Unchanged = 0, 0
-			s.states[src.Name] = &st
-		}
+	r := &round{s: s, src: src, conf: conf, st: st, fails: map[string]int{}}
+	p, _, err := s.p.Provider(src.Name)
+	if err != nil {
+		r.stop = err
+	} else {
+		r.p, r.before, r.kept = p, p.Client().Calls(), p.Client().Unchanged()
 	}
-	res := newResolver(conf)
-	rounds := map[string]*round{}
-	for _, src := range res.sources {
-		if s.due[src.Name].After(now) {
-			continue
-		}
-		r := &round{s: s, src: src, conf: conf, st: s.states[src.Name], fails: map[string]int{}}
-		p, _, err := s.p.Provider(src.Name)
-		if err != nil {
-			r.stop = err
-		} else {
-			r.p, r.before, r.kept = p, p.Client().Calls(), p.Client().Unchanged()
-		}
-		r.st.PolledAt, r.st.Node, r.st.Rows, r.st.Wanted, r.st.Reports, r.st.Notes = now.UTC(), s.p.o.Node, 0, 0, 0, nil
-		rounds[src.Name] = r
+	st.PolledAt, st.Node, st.Rows, st.Wanted, st.Reports, st.Notes = now.UTC(), s.p.o.Node, 0, 0, 0, nil
+	if r.stop == nil {
+		r.ask(ctx, res, rows)
 	}
-	s.ask(ctx, res, rounds, rows)
 	if ctx.Err() != nil {
 		return nil
 	}
-	states := map[string]*state{}
-	for name, r := range rounds {
-		s.end(r, now)
-		states[name] = r.st
+	s.end(r, now)
+	return s.p.save(ctx, map[string]*state{src.Name: st})
+}
+
+// state is how a source fares. It belongs to its round.
+func (s *session) state(ctx context.Context, name string) (*state, error) {
+	s.mu.Lock()
+	st := s.states[name]
+	s.mu.Unlock()
+	if st != nil {
+		return st, nil
 	}
-	return s.p.save(ctx, states)
+	got, err := s.p.state(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	got.Total, got.Unchanged = 0, 0
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.states[name] = &got
+	return &got, nil
 }
 
 // end notes how a round went, and when the next is to be.
@@ -163,13 +215,17 @@ func (s *session) end(r *round, began time.Time) {
 		}
 	}
 	// A little early, so that a round is not missed by a hair.
+	s.mu.Lock()
 	s.due[r.src.Name] = began.Add(wait - min(wait/10, time.Second))
+	s.mu.Unlock()
 	st.NextAt = began.Add(wait).UTC()
 }
 
 // scan reads the deployments that are looked at, of partitions in which something has
 // changed since.
 func (s *session) scan(ctx context.Context, conf Config) ([]waybill.Deployment, error) {
+	s.reading.Lock()
+	defer s.reading.Unlock()
 	parts, err := s.p.o.Deliveries.DeliveryPartitions(ctx)
 	if err != nil {
 		return nil, err
@@ -185,8 +241,8 @@ func (s *session) scan(ctx context.Context, conf Config) ([]waybill.Deployment, 
 			return nil, err
 		}
 		have := s.scans[name]
-		if have == nil || have.seq != seq {
-			have = &scan{seq: seq}
+		if have == nil || have.seq != seq || have.most != conf.Rows {
+			have = &scan{seq: seq, most: conf.Rows}
 			f := waybill.DeploymentFilter{Partition: name}
 			for len(have.rows) < conf.Rows {
 				f.Limit = min(1000, conf.Rows-len(have.rows))
@@ -209,6 +265,8 @@ func (s *session) scan(ctx context.Context, conf Config) ([]waybill.Deployment, 
 // forget keeps the memory of a session within bounds.
 func (s *session) forget() {
 	now := s.now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for k, t := range s.next {
 		if t.Before(now) {
 			delete(s.next, k)
@@ -219,6 +277,9 @@ func (s *session) forget() {
 	}
 	if len(s.sent) > memory {
 		clear(s.sent)
+	}
+	if len(s.hops) > memory {
+		clear(s.hops)
 	}
 }
 
