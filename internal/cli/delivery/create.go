@@ -23,6 +23,7 @@ type create struct {
 	p3, pr, manifestCommit                       string
 	repository, configRepository                 string
 	digest, url, status, deployment, build, when string
+	queued, started, finished                    string
 	output                                       string
 }
 
@@ -69,6 +70,9 @@ the settings. A URL as --name and an API token as --access-key are taken for the
 	x.StringVar(&f.deployment, "deployment-id", "", "with --p2: the deployment that it is about, where that is known")
 	x.StringVar(&f.build, "build-id", "", "with --p2: run of the build, where tags repeat")
 	x.StringVar(&f.when, "time", "", "when it happened, as 2006-01-02T15:04:05Z (default: now)")
+	x.StringVar(&f.queued, "queue-time", "", "when the run was queued; with --finish-time it gives the duration")
+	x.StringVar(&f.started, "start-time", "", "when the run began")
+	x.StringVar(&f.finished, "finish-time", "", "when the run ended")
 	x.StringVarP(&f.output, "output", "o", "text", "text or json")
 	return cmd
 }
@@ -168,12 +172,19 @@ func (f *create) report() (waybill.DeliveryReport, error) {
 	} {
 		*v = strings.TrimSpace(*v)
 	}
-	if f.when != "" {
-		t, err := time.Parse(time.RFC3339, f.when)
-		if err != nil {
-			return r, errorf(codeValidation, "introspect-create-cmd-time-err", "--time %s is no time such as 2006-01-02T15:04:05Z", f.when)
+	for _, x := range []struct {
+		flag, text string
+		to         *time.Time
+	}{{"time", f.when, &r.Time}, {"queue-time", f.queued, &r.QueuedAt}, {"start-time", f.started, &r.StartedAt}, {"finish-time", f.finished, &r.FinishedAt}} {
+		text := strings.TrimSpace(x.text)
+		if text == "" {
+			continue
 		}
-		r.Time = t
+		t, err := time.Parse(time.RFC3339, text)
+		if err != nil {
+			return r, errorf(codeValidation, "introspect-create-cmd-time-err", "--%s %s is no time such as 2006-01-02T15:04:05Z", x.flag, text)
+		}
+		*x.to = t
 	}
 	r.Status = waybill.Outcome(strings.ToLower(f.status))
 	if r.Status != "" && !slices.Contains([]waybill.Outcome{waybill.StatusQueued, waybill.StatusRunning, waybill.StatusSucceeded, waybill.StatusFailed, waybill.StatusCanceled, waybill.StatusSkipped}, r.Status) {

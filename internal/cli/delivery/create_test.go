@@ -56,7 +56,7 @@ func TestF22_CreateReports(t *testing.T) {
 		{"create", "--p1", "100", "--image-tag", "app:1", "--commit-id", "c1aaaaa", "--service", "team/app", "--repository", "https://user:secret@git.example.org/app"},
 		{"c", "--p2", "101", "--image-tag", "APP:1", "--hld-commit-id", "706685f", "--env", "Dev", "--pr", "7"},
 		{"create", "--p3", "200", "--hld-commit-id", "bbbbbbb9", "--pr", "7"},
-		{"create", "--p3", "200", "--manifest-commit-id", "b3a3345", "--status", "Succeeded"},
+		{"create", "--p3", "200", "--manifest-commit-id", "b3a3345", "--status", "Succeeded", "--queue-time", "2026-03-01T08:00:00Z", "--start-time", "2026-03-01T08:00:10+00:00", "--finish-time", "2026-03-01T08:01:30Z"},
 	}
 	for range 3 {
 		for _, args := range chain {
@@ -70,6 +70,9 @@ func TestF22_CreateReports(t *testing.T) {
 	d := rows[0]
 	if d.Ring != "dev" || d.ConfigCommit != "bbbbbbb9" || d.PullRequest != "7" || d.ManifestCommit != "b3a3345" || d.Status != waybill.DeploymentComplete || strings.Contains(d.SourceRepo, "secret") {
 		t.Errorf("the row is %+v", d)
+	}
+	if row := b.list()[0]; row["duration"] != "1.50" {
+		t.Errorf("it took %v minutes, want 1.50", row["duration"])
 	}
 	var res struct {
 		Action      string

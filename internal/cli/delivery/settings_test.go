@@ -1,6 +1,9 @@
 package delivery_test
 
 import (
+	"bytes"
+	"encoding/json"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -8,6 +11,7 @@ import (
 
 	"github.com/waybill-run/waybill"
 	"github.com/waybill-run/waybill/client"
+	"github.com/waybill-run/waybill/internal/cli"
 )
 
 const complete = "introspection:\n  azure:\n    account_name: harbour\n    key: abcdefgh\n    partition_key: crane\n    table_name: deployments\nazure_devops:\n  org: port\n  project: crane\n"
@@ -164,5 +168,22 @@ func TestF46_Init(t *testing.T) {
 	b.fails([]string{"init", "-i"}, "code: 1002", "no answer")
 	if b.settings() != before {
 		t.Error("answers that broke off were written")
+	}
+}
+
+func TestF51_VersionFlag(t *testing.T) {
+	b := setup(t)
+	var out bytes.Buffer
+	if code := cli.Run(t.Context(), cli.Deps{Version: client.Version{Version: "v1"}, Stdout: &out}, []string{"--version"}); code != 0 {
+		t.Fatalf("exit %d", code)
+	}
+	res, err := http.Get(b.url + "/spektate/api/version")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	var v struct{ Version string }
+	if err := json.NewDecoder(res.Body).Decode(&v); err != nil || v.Version+"\n" != out.String() {
+		t.Errorf("--version says %q, the server %q, %v", out.String(), v.Version, err)
 	}
 }
