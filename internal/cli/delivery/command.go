@@ -82,7 +82,7 @@ Settings come from flags, then from the environment, then from the file .env of 
 	f := cmd.PersistentFlags()
 	f.StringVar(&a.config, "config", "", "`file` of settings (default: ~/.bedrock/config.yaml)")
 	f.BoolVarP(&a.verbose, "verbose", "v", false, "tell more, on standard error")
-	cmd.AddCommand(a.createCmd(), a.getCmd(), a.validateCmd(), a.onboardCmd(), a.dashboardCmd(), a.initCmd(), a.ciVarsCmd())
+	cmd.AddCommand(a.createCmd(), a.getCmd(), a.validateCmd(), a.onboardCmd(), a.dashboardCmd(), a.initCmd(), a.ciVarsCmd(), a.replayCmd())
 	cmd.AddCommand(a.answers()...)
 	cmd.AddCommand(a.Deps.More...)
 	return cmd
