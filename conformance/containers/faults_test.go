@@ -106,7 +106,7 @@ func TestFA03_HangsWithoutHeartbeat(t *testing.T) {
 		w := serve(t, p, harness.Options{Project: map[string]string{
 			"pipelines/silent.yaml": pipeline("silent", steps(sh("work", stubborn, "timeout: 5m", "heartbeat: 3s"))),
 			"pipelines/lively.yaml": pipeline("lively", steps(sh("work",
-				`for i in 1 2 3 4 5; do `+call+`'{"message":"part"}' ${WAYBILL_CALLBACK%callback}heartbeat || exit 1; sleep 1; done`, "timeout: 5m", "heartbeat: 4s"))),
+				`for i in 1 2 3 4 5; do `+call+`'{"progress":"part"}' ${WAYBILL_CALLBACK%callback}heartbeat || exit 1; sleep 1; done`, "timeout: 5m", "heartbeat: 4s"))),
 		}})
 		silent, lively := w.start("silent"), w.start("lively")
 		w.held(silent, "work", 1)
@@ -266,7 +266,7 @@ func TestFA15_RemovedByAnother(t *testing.T) {
 			return a.Status == waybill.StatusLost || a.Status == waybill.StatusFailed && a.Signal == "SIGKILL"
 		})
 		for _, id := range []string{silent, away} {
-			w.mustCLI("run", "cancel", id)
+			w.cli("run", "cancel", id) // it may have ended
 			harness.Until(t, soon, "run "+id+" ends", func() error {
 				if r := w.run(id); !r.Status.Terminal() {
 					return errors.New(shown(r))
@@ -276,6 +276,35 @@ func TestFA15_RemovedByAnother(t *testing.T) {
 		}
 		w.cleaned(reported, silent, away)
 	})
+}
+
+// A supervisor that dies takes nothing along but its units, which are lost, and nothing of
+// them stays.
+func TestFA27_SupervisorDies(t *testing.T) {
+	t.Parallel()
+	p := platforms()[0] // the others have their engine
+	p.need(t)
+	w := serve(t, p, harness.Options{Project: relay("retry: {max: 1, backoff: 10ms}")})
+	id := w.start("relay")
+	first := w.held(id, "work", 1)
+	killed := 0
+	for _, x := range w.Processes() {
+		if len(x.Args) > 1 && x.Args[1] == "supervise" && strings.Contains(x.String(), "oci") {
+			killPID(x.PID)
+			killed++
+		}
+	}
+	if killed != 1 {
+		t.Fatalf("%d supervisors of containers", killed)
+	}
+	a := w.reaches(id, "work", 1, "is lost", func(a client.Attempt) bool { return a.Status == waybill.StatusLost })
+	if a.Unit != first.name {
+		t.Errorf("unit %s is lost, want %s", a.Unit, first.name)
+	}
+	u := w.held(id, "work", 2)
+	u.exit(0)
+	w.ends(id, waybill.StatusSucceeded)
+	w.cleaned(id)
 }
 
 // heldAway is held for a server that is down.
@@ -546,11 +575,11 @@ func TestFA20_HostileLogs(t *testing.T) {
 // A secret that a container was given is nowhere in what is kept or shown, and not in what
 // the platform tells of the container.
 func TestFA21_SecretsAreMasked(t *testing.T) {
-	const secret = "hunter2+/=sea cret"
+	const secret = "hunter2+/=sea cret" // the definition names no part of it
 	each(t, func(t *testing.T, p platform) {
 		w := serve(t, p, harness.Options{Project: map[string]string{
 			"pipelines/tells.yaml": pipeline("tells", steps(sh("work",
-				`echo "plain: $KEY"; printf %s "$KEY" | base64; printf 'split: hunter2'; sleep 0.3; echo '+/=sea cret'; echo "___OUT=$KEY" >"$WAYBILL_OUTPUT"; `+hold,
+				`echo "plain: $KEY"; printf %s "$KEY" | base64; printf 'split: %s' "$(echo "$KEY" | cut -c1-7)"; sleep 0.3; echo "$KEY" | cut -c8-; echo "___OUT=$KEY" >"$WAYBILL_OUTPUT"; `+hold,
 				"env: {KEY: '${secret:KEY}'}"))),
 		}})
 		set := w.Command("secret", "set", "KEY")

@@ -3,6 +3,7 @@
 package containers
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -11,13 +12,16 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	dockercontainer "github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 
+	"github.com/waybill-run/waybill/conformance/harness"
 	"github.com/waybill-run/waybill/internal/runner/container"
 	"github.com/waybill-run/waybill/internal/runner/registrytest"
 )
@@ -144,12 +148,41 @@ func linksOCI(w *world) (names []string) {
 	return names
 }
 
+// groupsOCI are the control groups of a server's units, for each hierarchy.
+func groupsOCI(w *world) (dirs []string) {
+	id := instanceOCI(w)
+	if id == "" {
+		return nil
+	}
+	for _, pattern := range []string{"/sys/fs/cgroup/waybill-" + id[:8], "/sys/fs/cgroup/*/waybill-" + id[:8]} {
+		all, _ := filepath.Glob(pattern) // the pattern is right
+		dirs = append(dirs, all...)
+	}
+	return dirs
+}
+
+// killOCI kills what is in the control groups of a unit, of all with an empty name, and
+// returns how many processes that were.
+func killOCI(w *world, unit string) (n int) {
+	for _, dir := range groupsOCI(w) {
+		files, _ := filepath.Glob(filepath.Join(dir, cmp.Or(unit, "*"), "cgroup.procs"))
+		for _, f := range files {
+			b, _ := os.ReadFile(f) // gone meanwhile
+			for _, pid := range strings.Fields(string(b)) {
+				if p, err := strconv.Atoi(pid); err == nil && p > 1 {
+					n++
+					_ = syscall.Kill(p, syscall.SIGKILL)
+				}
+			}
+		}
+	}
+	return n
+}
+
 func vanishOCI(w *world, unit string) {
 	w.t.Helper()
-	id := instanceOCI(w)
-	cmd := exec.Command("runc", "--root", "/run/waybill/"+id+"/state", "delete", "--force", "waybill-"+id[:8]+"-"+unit)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		w.t.Fatalf("%v: %v\n%s", cmd.Args, err, out)
+	if killOCI(w, unit) == 0 {
+		w.t.Fatalf("unit %s has no process in its control groups", unit)
 	}
 }
 
@@ -216,10 +249,18 @@ func sweepOCI(t *testing.T, w *world) {
 	if id == "" {
 		return
 	}
-	if left, err := os.ReadDir("/run/waybill/" + id + "/state"); err == nil {
-		for _, e := range left {
-			_ = exec.Command("runc", "--root", "/run/waybill/"+id+"/state", "delete", "--force", e.Name()).Run()
+	_ = harness.Await(10*time.Second, func() error {
+		if n := killOCI(w, ""); n > 0 {
+			return fmt.Errorf("%d processes are left", n)
 		}
+		return nil
+	})
+	for _, dir := range groupsOCI(w) {
+		subs, _ := filepath.Glob(filepath.Join(dir, "*", "cgroup.procs"))
+		for _, sub := range subs {
+			_ = syscall.Rmdir(filepath.Dir(sub))
+		}
+		_ = syscall.Rmdir(dir)
 	}
 	mounts, _ := os.ReadFile("/proc/mounts")
 	for line := range strings.Lines(string(mounts)) {
