@@ -15,9 +15,9 @@ import (
 	"github.com/waybill-run/waybill/internal/runner"
 )
 
-// handing is how far a unit has come that is handed over. Its fields are guarded by the
-// unit's mutex, but for early, which the supervisor's reap guards. Its methods may be
-// called without one.
+// handing is how far a unit has come that is handed over. Who writes its fields holds the
+// unit's mutex and the supervisor's reap, who reads them one of the two; early is guarded
+// by reap alone. Its methods may be called without one.
 type handing struct {
 	Handover
 	done    bool   // the unit is the other process

@@ -42,6 +42,7 @@ func TestMain(m *testing.M) {
 
 type setup struct {
 	noCgroup bool
+	handover bool
 	idle     time.Duration
 	dir      string
 }
@@ -75,7 +76,7 @@ func options(s setup) process.Options {
 	if err != nil {
 		panic(err)
 	}
-	return process.Options{Dir: s.dir, Command: []string{exe, s.dir}, Env: env}
+	return process.Options{Dir: s.dir, Command: []string{exe, s.dir}, Env: env, Handover: s.handover}
 }
 
 // awaitIdle returns when no supervisor holds the folder, so that it can be removed.

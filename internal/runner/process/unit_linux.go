@@ -116,7 +116,7 @@ func (u *unit) begin(spec *runner.Spec) (err error) {
 	if err != nil {
 		return waybill.E(waybill.KindUnavailable, "open the log: %w", err)
 	}
-	if len(spec.With) > 0 {
+	if len(spec.With) > 0 && string(spec.With) != "null" {
 		if u.hand, err = newHanding(spec.With); err != nil {
 			return err
 		}
@@ -139,8 +139,9 @@ func (u *unit) begin(spec *runner.Spec) (err error) {
 	defer unix.Close(p[1])
 	unix.SetNonblock(p[0], true) // only this end: a unit expects to block
 	u.pipe = os.NewFile(uintptr(p[0]), "log")
+	forked := false
 	defer func() {
-		if u.pid == 0 {
+		if !forked {
 			u.pipe.Close()
 		}
 	}()
@@ -151,6 +152,7 @@ func (u *unit) begin(spec *runner.Spec) (err error) {
 
 	switch err := u.fork(path, spec, p[1]); {
 	case err == nil:
+		forked = true
 	case isShortage(err):
 		u.putLeaf()
 		if jerr := u.s.journal.add(line{Op: lineVoid, Unit: u.name}); jerr != nil {
@@ -162,11 +164,15 @@ func (u *unit) begin(spec *runner.Spec) (err error) {
 		u.startFailed(out, fmt.Errorf("%s: %w", spec.Args[0], err))
 		return nil
 	}
-	id, _ := statProc(u.pid)
-	if err := u.s.journal.add(line{Op: lineStart, Unit: u.name, PID: u.pid, Start: id.start}); err != nil {
-		// The intent is there, which is what keeps it from being started twice.
-		u.s.log.Error("a start is not in the journal", "unit", u.name, "error", err)
+	u.mu.Lock()
+	if u.hand == nil || u.hand.pending() { // else it is in the journal as what it was handed over to
+		id, _ := statProc(u.pid)
+		if err := u.s.journal.add(line{Op: lineStart, Unit: u.name, PID: u.pid, Start: id.start}); err != nil {
+			// The intent is there, which is what keeps it from being started twice.
+			u.s.log.Error("a start is not in the journal", "unit", u.name, "error", err)
+		}
 	}
+	u.mu.Unlock()
 	if !spec.HardStop.IsZero() {
 		u.mu.Lock()
 		u.hard = time.AfterFunc(time.Until(spec.HardStop), func() { u.kill(runner.ReasonHardStop) })
