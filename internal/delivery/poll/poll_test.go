@@ -415,7 +415,7 @@ func TestF60_ConsistentSnapshots(t *testing.T) {
 	for range 20 {
 		b.round()
 	}
-	if n := len(w.Calls()); n > 8 {
+	if n := len(w.Calls()); n > 12 {
 		t.Errorf("%d calls in ten minutes to a provider that is away", n)
 	}
 	w.Break("", providertest.Fault{})

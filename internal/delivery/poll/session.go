@@ -23,7 +23,7 @@ const (
 	// young is how long a run that its provider does not know may be on its way there.
 	young = 10 * time.Minute
 	// longest pause after failures.
-	longest = 5 * time.Minute
+	longest = time.Minute
 	// memory bounds what is remembered of things asked for.
 	memory = 100_000
 )
@@ -169,7 +169,7 @@ func (s *session) state(ctx context.Context, name string) (*state, error) {
 	if err != nil {
 		return nil, err
 	}
-	got.Total, got.Unchanged = 0, 0
+	got.Total, got.Unchanged, got.Fails = 0, 0, 0
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.states[name] = &got
