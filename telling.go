@@ -42,12 +42,13 @@ const (
 	NotifySucceeded     NotifyEvent = "succeeded"      // a run succeeded
 	NotifyRecovered     NotifyEvent = "recovered"      // a run succeeded, and the one of its pipeline that ended before had not
 	NotifyDeadLetter    NotifyEvent = "dead_letter"    // a message was given up
+	NotifyDelivery      NotifyEvent = "delivery_alert" // something about deliveries is wrong
 	NotifyCleanupFailed NotifyEvent = "cleanup_failed" // the clean-up of a unit was given up
 )
 
 // NotifyEvents lists every event of notifications once.
 func NotifyEvents() []NotifyEvent {
-	return []NotifyEvent{NotifyFailed, NotifyTimedOut, NotifyLost, NotifyCanceled, NotifySucceeded, NotifyRecovered, NotifyDeadLetter, NotifyCleanupFailed}
+	return []NotifyEvent{NotifyFailed, NotifyTimedOut, NotifyLost, NotifyCanceled, NotifySucceeded, NotifyRecovered, NotifyDeadLetter, NotifyCleanupFailed, NotifyDelivery}
 }
 
 // NotifyRule says who is told of what.

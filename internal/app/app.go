@@ -426,6 +426,8 @@ func (s *Server) work(ctx context.Context) error {
 	if err := s.pollDeliveries(bg); err != nil {
 		return err
 	}
+	s.followHistory(bg, settings)
+	s.watchAlerts(bg)
 	if err := s.startTriggers(bg, admin.Admit); err != nil {
 		return err
 	}

@@ -244,3 +244,20 @@ type Revision struct {
 	Repo   string // as clusters name it; empty when they do not
 	Commit string
 }
+
+// ManifestCommits are those of the newest deployments whose manifests are in a repository,
+// or in one that is not known, the newest first, each once, at most a hundred.
+func (s *Service) ManifestCommits(ctx context.Context, partition, repo string) ([]string, error) {
+	page, err := s.Deployments(ctx, waybill.DeploymentFilter{Partition: partition, Limit: 200})
+	var out []string
+	for _, d := range page.Items {
+		if d.ManifestCommit != "" && len(out) < 100 && fits(foldRepo(repo), foldRepo(d.ManifestRepo)) && !slices.Contains(out, d.ManifestCommit) {
+			out = append(out, d.ManifestCommit)
+		}
+	}
+	return out, err
+}
+
+// FoldRepo is the form in which addresses of repositories are compared: host and path,
+// without scheme, credentials, port and ".git".
+func FoldRepo(address string) string { return foldRepo(address) }

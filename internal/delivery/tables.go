@@ -98,6 +98,7 @@ func Tables() store.Schema {
 		},
 		{Name: tableAlias, Version: 1},
 		{Name: tablePlace, Version: 1},
+		{Name: tableAlert, Version: 1},
 	}
 }
 

@@ -227,6 +227,11 @@ var Arrows = []Row{
 		Instead: inApp,
 	},
 	{
+		Dir: "internal/delivery/ancestry", May: []string{"", "internal/delivery"}, Modules: []string{"github.com/go-git/go-git/v5"},
+		Why:     "finds out which commits of manifests came of which, and reports it; providers are handed in",
+		Instead: inApp,
+	},
+	{
 		Dir: "internal/delivery/aztable", May: []string{""}, Modules: []string{"github.com/Azure/azure-sdk-for-go"},
 		Why:     "reads rows of a table of Azure Storage; what they mean is said where they are reported",
 		Instead: inApp,

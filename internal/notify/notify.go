@@ -192,6 +192,7 @@ type Data struct {
 	Topic      string              `json:"topic,omitempty"` // of a dead letter
 	Key        string              `json:"key,omitempty"`
 	Letter     string              `json:"dead_letter,omitempty"`
+	Alert      *waybill.Alert      `json:"alert,omitempty"` // of deliveries
 	Test       bool                `json:"test,omitempty"`
 }
 
@@ -228,6 +229,8 @@ func (n *Notifier) handle(ctx context.Context, b feed.Batch) (feed.Effect, error
 			err = n.runEnded(ctx, e, rules, &out)
 		case e.Kind == "cleanup.failed":
 			err = n.cleanupFailed(ctx, e, rules, &out)
+		case e.Kind == EventAlert:
+			err = n.deliveryAlert(e, rules, &out)
 		case e.Kind == queue.EventDead:
 			err = n.letterDead(e, rules, &out)
 		}
@@ -268,7 +271,7 @@ func (n *Notifier) add(out *feed.Effect, rules []scoped, event waybill.NotifyEve
 
 func eventType(e waybill.NotifyEvent) string {
 	switch e {
-	case waybill.NotifyDeadLetter, waybill.NotifyCleanupFailed:
+	case waybill.NotifyDeadLetter, waybill.NotifyCleanupFailed, waybill.NotifyDelivery:
 		return "run.waybill." + string(e)
 	}
 	return "run.waybill.run." + string(e)

@@ -39,6 +39,8 @@ type Settings struct {
 	Outbound  Outbound            // who is told of deliveries
 	Providers []*DeliveryProvider // that are polled, in the order of the file
 	Polling   Polling
+	Manifests []*Manifests // repositories of manifests that are cloned, in the order of the file
+	Alerts    DeliveryAlerts
 	Runners   Runners // of containers
 }
 
@@ -115,6 +117,7 @@ func (s *Settings) fields() map[string]any {
 	maps.Copy(all, s.watched())
 	maps.Copy(all, s.deliveries())
 	maps.Copy(all, s.polled())
+	maps.Copy(all, s.manifests())
 	for name, field := range s.Secrets.fields() {
 		all["secrets."+name] = field
 	}
@@ -165,6 +168,7 @@ func (s Settings) check(at map[string]place) pipeline.Problems {
 	s.Telemetry.check(add)
 	s.checkWatched(add)
 	s.checkDeliveries(add)
+	s.checkManifests(add)
 	s.checkPolled(add)
 	for _, n := range s.Units.BaseEnv {
 		if err := waybill.CheckName(n); err != nil {
