@@ -227,6 +227,11 @@ var Arrows = []Row{
 		Instead: inApp,
 	},
 	{
+		Dir: "internal/delivery/deliverytest/print", May: []string{"internal/delivery/deliverytest"},
+		Why:     "writes the data set for people and scripts",
+		Instead: inRoot,
+	},
+	{
 		Dir: "internal/delivery/ancestry", May: []string{"", "internal/delivery"}, Modules: []string{"github.com/go-git/go-git/v5"},
 		Why:     "finds out which commits of manifests came of which, and reports it; providers are handed in",
 		Instead: inApp,

@@ -109,7 +109,7 @@ var said = map[string]string{
 func (s *Settings) shapes() map[string]any {
 	all := s.fields()
 	r := &settingsReader{fields: s.fields(), at: map[string]place{}}
-	r.file([]byte("buckets: {probe: {}}\nsources: {probe: {}}\ndeliveries: {ingest: {probe: {}}, providers: {probe: {}}}\n"))
+	r.file([]byte("buckets: {probe: {}}\nsources: {probe: {}}\ndeliveries: {ingest: {probe: {}}, providers: {probe: {}}, manifests: {probe: {}}}\n"))
 	for path, field := range r.fields {
 		all[strings.Replace(path, ".probe.", ".*.", 1)] = field
 	}
@@ -117,6 +117,7 @@ func (s *Settings) shapes() map[string]any {
 	delete(all, "sources")
 	delete(all, "deliveries.ingest")
 	delete(all, "deliveries.providers")
+	delete(all, "deliveries.manifests")
 	return all
 }
 
