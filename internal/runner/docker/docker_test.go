@@ -2,9 +2,15 @@ package docker_test
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"io"
+	"math/big"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -241,4 +247,43 @@ func TestContractWithCopies(t *testing.T) {
 		New: harness(w, func(o *docker.Options) { o.Files = "copy" }), Shell: true, ExtraEnv: extraEnv, Patience: 2 * time.Minute,
 		Many: 12, LongLine: 10 << 20,
 	})
+}
+
+// loadBase puts the image of the tests into another engine.
+func loadBase(t *testing.T, d *dockertest.Daemon) string {
+	t.Helper()
+	api, err := client.New(client.WithHost(d.Host()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer api.Close()
+	reg := registrytest.New(t)
+	ref, _ := reg.Push(t, "base:v1", registrytest.Base(t).Build(t))
+	pull, err := api.ImagePull(t.Context(), ref, client.ImagePullOptions{})
+	if err == nil {
+		_, err = io.Copy(io.Discard, pull)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ref
+}
+
+// otherAuthority is a file with the certificate of somebody else.
+func otherAuthority(t *testing.T) string {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	is := x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IsCA: true}
+	b, err := x509.CreateCertificate(rand.Reader, &is, &is, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := filepath.Join(t.TempDir(), "other.pem")
+	if err := os.WriteFile(at, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: b}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return at
 }

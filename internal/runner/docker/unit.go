@@ -122,8 +122,8 @@ func (u *unit) never() bool {
 
 // live follows the unit to its end.
 func (u *unit) live(ctx context.Context, c dockercontainer.InspectResponse) {
+	defer u.tell.Do(func() { close(u.began) }) // after done: see never
 	defer close(u.done)
-	defer u.tell.Do(func() { close(u.began) })
 	if u.logged {
 		var err error
 		if u.replay, err = container.OpenReplay(u.spec.Log, base(c), u.spec.LogCap, u.spec.Mask...); err != nil {
@@ -161,7 +161,8 @@ func (u *unit) live(ctx context.Context, c dockercontainer.InspectResponse) {
 // An engine that does not answer is asked again until ctx ends.
 func (u *unit) readAll(ctx context.Context) (dockercontainer.InspectResponse, error) {
 	pause := 50 * time.Millisecond
-	whole := false // the log was read to its end after the container had ended
+	whole := false  // the log was read to its end after the container had ended
+	silent := false // what is wrong was said
 	for {
 		before := u.consumed
 		err := u.read(ctx, !whole)
@@ -183,7 +184,10 @@ func (u *unit) readAll(ctx context.Context) (dockercontainer.InspectResponse, er
 			}
 			return c, lost("follow", u.name)
 		case err != nil:
-			u.r.log.Warn("a unit cannot be followed for now", "unit", u.name, "error", err)
+			if !silent {
+				u.r.log.Warn("a unit cannot be followed for now", "unit", u.name, "error", err)
+			}
+			silent = true
 		case ended(c):
 			if whole || u.last != nil {
 				if err := u.collect(ctx); err == nil || waybill.IsKind(err, waybill.KindLost) {
@@ -193,6 +197,8 @@ func (u *unit) readAll(ctx context.Context) (dockercontainer.InspectResponse, er
 			}
 			whole = true
 			continue
+		default:
+			silent = false
 		}
 		if u.consumed > before {
 			pause = 50 * time.Millisecond

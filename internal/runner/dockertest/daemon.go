@@ -3,6 +3,7 @@
 package dockertest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -74,9 +76,10 @@ func (d *Daemon) Host() string { return "unix://" + d.Socket() }
 
 // Restart starts the engine again after Kill or Terminate.
 func (d *Daemon) Restart() error {
-	for _, pid := range []string{"docker.pid"} {
-		_ = os.Remove(filepath.Join(d.dir, pid))
-	}
+	// The engine's own child ends with it, but not at once: one that is found dying would
+	// be waited for in vain.
+	d.endContainerd()
+	_ = os.Remove(filepath.Join(d.dir, "docker.pid"))
 	out, err := os.OpenFile(filepath.Join(d.dir, "log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
@@ -162,20 +165,76 @@ func (d *Daemon) end(sig syscall.Signal) {
 func (d *Daemon) Stop() error {
 	d.end(syscall.SIGTERM)
 	// What an engine that was killed could not end.
-	pid := filepath.Join(d.dir, "exec", "containerd", "containerd.pid")
-	if b, err := os.ReadFile(pid); err == nil {
-		if n, err := strconv.Atoi(strings.TrimSpace(string(b))); err == nil && n > 1 && d.ours(n) {
-			_ = syscall.Kill(n, syscall.SIGKILL)
+	d.endContainerd()
+	shims := d.processes()
+	for _, p := range processes() {
+		if slices.Contains(shims, p.parent) {
+			_ = syscall.Kill(p.pid, syscall.SIGKILL) // the first process of a container
 		}
+	}
+	for _, pid := range shims {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
 	d.unmount()
 	return os.RemoveAll(d.dir)
 }
 
+// endContainerd ends the engine's child and returns when it is gone.
+func (d *Daemon) endContainerd() {
+	at := filepath.Join(d.dir, "exec", "containerd", "containerd.pid")
+	b, err := os.ReadFile(at)
+	if err != nil {
+		return
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil || pid < 2 {
+		return
+	}
+	for end := time.Now().Add(10 * time.Second); d.ours(pid) && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
+	_ = os.Remove(at)
+}
+
+type process struct{ pid, parent int }
+
+// processes are all of this machine.
+func processes() []process {
+	var out []process
+	entries, _ := os.ReadDir("/proc")
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			continue
+		}
+		var state string
+		var parent int
+		if _, err := fmt.Sscan(string(b[bytes.LastIndexByte(b, ')')+1:]), &state, &parent); err == nil {
+			out = append(out, process{pid: pid, parent: parent})
+		}
+	}
+	return out
+}
+
+// processes are those that name the engine's folder.
+func (d *Daemon) processes() []int {
+	var out []int
+	for _, p := range processes() {
+		if p.pid != os.Getpid() && d.ours(p.pid) {
+			out = append(out, p.pid)
+		}
+	}
+	return out
+}
+
 // ours reports whether a process is of this engine.
 func (d *Daemon) ours(pid int) bool {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	return err == nil && strings.Contains(string(b), d.dir)
+	return err == nil && bytes.Contains(b, []byte(d.dir+"/"))
 }
 
 // unmount takes away what is mounted below the folder.

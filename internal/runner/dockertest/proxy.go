@@ -32,6 +32,7 @@ type Fault struct {
 	Status int  // the engine is not asked, and this is answered
 	Cut    bool // the engine is not asked, and the connection ends
 	Lost   bool // the engine does it, and the connection ends before its answer
+	After  int  // the connection ends after so many bytes of the answer's content
 }
 
 // NewProxy starts a proxy that ends with the test.
@@ -56,6 +57,8 @@ func NewProxy(t testing.TB, d *Daemon) *Proxy {
 		case f.Lost:
 			forward.ServeHTTP(nowhere{http.Header{}}, q)
 			panic(http.ErrAbortHandler)
+		case f.After > 0:
+			forward.ServeHTTP(&short{ResponseWriter: w, left: f.After}, q)
 		case f.Cut:
 			panic(http.ErrAbortHandler)
 		case f.Status != 0:
@@ -72,6 +75,24 @@ func NewProxy(t testing.TB, d *Daemon) *Proxy {
 		transport.CloseIdleConnections()
 	})
 	return p
+}
+
+// short ends the connection in the middle.
+type short struct {
+	http.ResponseWriter
+	left int
+}
+
+func (s *short) Flush() { s.ResponseWriter.(http.Flusher).Flush() }
+
+func (s *short) Write(b []byte) (int, error) {
+	if len(b) >= s.left {
+		_, _ = s.ResponseWriter.Write(b[:s.left])
+		s.Flush()
+		panic(http.ErrAbortHandler)
+	}
+	s.left -= len(b)
+	return s.ResponseWriter.Write(b)
 }
 
 type nowhere struct{ h http.Header }
