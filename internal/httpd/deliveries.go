@@ -20,7 +20,7 @@ func (a api) ReportDelivery(w http.ResponseWriter, r *http.Request) {
 		}
 		// Tools tell what they did. What belongs together against all appearance is said by
 		// people, whose roles are others.
-		if (body.Kind == waybill.ReportAttach || body.Kind == "prune") && !c.who.Role.Allows(waybill.RoleOperator) {
+		if (body.Kind == waybill.ReportAttach || body.Kind == waybill.ReportPrune) && !c.who.Role.Allows(waybill.RoleOperator) {
 			return waybill.E(waybill.KindForbidden, "a report of kind %s needs the role operator, the token has %s", body.Kind, c.who.Role)
 		}
 		res, err := v.Deliveries.Report(r.Context(), body, c.who)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -547,5 +548,48 @@ func TestF41_OlderVariables(t *testing.T) {
 	if err != nil || d.Events[0].By != "ci" {
 		text, _ := json.Marshal(d)
 		t.Errorf("the reports are not of the token: %s", text)
+	}
+}
+
+// A file of the folder that somebody works in, which may be anybody's, does not lead the
+// tokens of the settings elsewhere.
+func TestF41_TokensStayWithTheirServer(t *testing.T) {
+	b := setup(t)
+	var sent []string
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		sent = append(sent, r.Header.Get("Authorization"))
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprint(w, `{"items":[],"next_cursor":null,"event":"e","action":"none","deployments":[]}`)
+	}))
+	defer other.Close()
+	b.http, b.env["WAYBILL_SERVER"] = nil, ""
+	b.config("introspection:\n  server: " + b.url + "\n  token: wbt_mine\n  report_token: wbt_mine2\n")
+	ask := func() string {
+		t.Helper()
+		sent = nil
+		b.ok("get")
+		b.ok("create", "--p1", "1", "--image-tag", "a:1", "--service", "a", "--commit-id", "c1")
+		return strings.Join(sent, ",")
+	}
+	for _, line := range []string{"INTROSPECTION_SERVER=", "WAYBILL_SERVER=", "INTROSPECTION_ACCOUNT_NAME="} {
+		if err := os.WriteFile(".env", []byte(line+other.URL+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := ask(); got != "," {
+			t.Errorf("with %s in .env the server there was sent %q", line, got)
+		}
+	}
+	if err := os.WriteFile(".env", []byte("INTROSPECTION_SERVER="+other.URL+"\nINTROSPECTION_TOKEN=wbt_theirs\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := ask(); got != "Bearer wbt_theirs,Bearer wbt_theirs" {
+		t.Errorf("with a token beside it the server was sent %q", got)
+	}
+	b.env["INTROSPECTION_SERVER"] = other.URL // the person says so
+	if err := os.WriteFile(".env", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := ask(); got != "Bearer wbt_mine,Bearer wbt_mine2" {
+		t.Errorf("a server that the environment names was sent %q", got)
 	}
 }

@@ -26,6 +26,9 @@ type settings struct {
 	groups map[string]bool   // paths that hold others
 	raw    []byte            // the file, references as they are
 	lookup func(string) string
+	// strange: it is a file of the working folder that says which server is asked. What the
+	// file of settings has of tokens is not for that one.
+	strange bool
 }
 
 // maxSettings is how many bytes a file of settings can have.
@@ -49,6 +52,11 @@ func (a *app) load() (*settings, error) {
 	if s.file == "" {
 		return s, nil
 	}
+	defer func() {
+		folder := first(dot["INTROSPECTION_SERVER"], dot["WAYBILL_SERVER"], asURL(dot["INTROSPECTION_ACCOUNT_NAME"]))
+		s.strange = folder != "" && folder == s.server() && a.Server() == "" && folder != s.ownServer() &&
+			first(a.Getenv("INTROSPECTION_SERVER"), asURL(a.Getenv("INTROSPECTION_ACCOUNT_NAME"))) == ""
+	}()
 	s.raw, err = readSmall(s.file)
 	if errors.Is(err, fs.ErrNotExist) && a.config == "" {
 		return s, nil
@@ -169,14 +177,26 @@ func (s *settings) partition(flag string) string {
 // name of the account stands for it where it is a URL: then pipelines that pass the
 // variables of the older service need not be changed.
 func (s *settings) server() string {
-	return first(s.env("INTROSPECTION_SERVER", "WAYBILL_SERVER"), asURL(s.env("INTROSPECTION_ACCOUNT_NAME")),
-		s.get("introspection.server"), asURL(s.get("introspection.azure.account_name")))
+	return first(s.env("INTROSPECTION_SERVER", "WAYBILL_SERVER"), asURL(s.env("INTROSPECTION_ACCOUNT_NAME")), s.ownServer())
+}
+
+// ownServer is the one that the file of settings names.
+func (s *settings) ownServer() string {
+	return first(s.get("introspection.server"), asURL(s.get("introspection.azure.account_name")))
+}
+
+// own is the first token of the file of settings, for a server that may have it.
+func (s *settings) own(paths ...string) string {
+	if s.strange {
+		return ""
+	}
+	return s.get(paths...)
 }
 
 // token is the API token that the settings name, empty when they name none.
 func (s *settings) token() string {
 	return first(s.env("INTROSPECTION_TOKEN", "WAYBILL_API_TOKEN"), asToken(s.env("INTROSPECTION_ACCOUNT_KEY", "INTROSPECTION_STORAGE_ACCESS_KEY")),
-		s.get("introspection.token"), asToken(s.get("introspection.azure.key")))
+		s.own("introspection.token"), asToken(s.own("introspection.azure.key")))
 }
 
 func asURL(s string) string {
@@ -206,7 +226,7 @@ func first(words ...string) string {
 // there is one.
 func (s *settings) reportToken() string {
 	return first(s.env("INTROSPECTION_TOKEN", "WAYBILL_API_TOKEN"), asToken(s.env("INTROSPECTION_ACCOUNT_KEY", "INTROSPECTION_STORAGE_ACCESS_KEY")),
-		s.get("introspection.report_token"), s.token())
+		s.own("introspection.report_token"), s.token())
 }
 
 // connectToReport returns a client that reports.
