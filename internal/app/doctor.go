@@ -261,7 +261,7 @@ func (e *examination) project(dir string) {
 }
 
 func doctorCommand() *cobra.Command {
-	var data, where, blobs, projectDir, keyFile, listen string
+	var data, where, blobs, projectDir, keyFile, listen, try, image string
 	var deep bool
 	cmd := &cobra.Command{
 		Use:   "doctor",
@@ -270,12 +270,17 @@ func doctorCommand() *cobra.Command {
 disk, clock, limits, store, queues, units, objects, secrets, project and the providers of deliveries. Fails when a check fails; warnings are
 things that work, but not as they should or not for long.
 
-With --deep everything that is stored is read and compared with its checksums.`,
+With --deep everything that is stored is read and compared with its checksums.
+
+With --runner kubernetes or aci the platform that the project's waybill.yaml names is tried out, without a server:
+some short units are started, followed, stopped and removed.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var found []waybill.Finding
 			var err error
-			if data == "" {
+			if try != "" {
+				found, err = tryRunner(cmd.Context(), try, projectDir, image)
+			} else if data == "" {
 				found, err = askDoctor(cmd, deep)
 			} else {
 				found, err = examineStopped(cmd.Context(), data, where, blobs, projectDir, keyFile, listen, deep)
@@ -296,9 +301,11 @@ With --deep everything that is stored is read and compared with its checksums.`,
 	f.StringVar(&data, "data", "", "data directory of a server that is stopped")
 	f.StringVar(&where, "store", envOr("WAYBILL_STORE", "sqlite"), "with --data: sqlite, or a postgres:// URL (WAYBILL_STORE)")
 	f.StringVar(&blobs, "blobs", "", "with --data: folder of objects and logs (default: in the data directory)")
-	f.StringVar(&projectDir, "project", "", "with --data: project folder")
+	f.StringVar(&projectDir, "project", "", "with --data or --runner: project folder")
 	f.StringVar(&keyFile, "secret-key-file", "", "with --data: file with the key of secrets, if it is not in the data directory")
 	f.StringVar(&listen, "listen", "127.0.0.1:4040", "with --data: address that the server will serve on")
+	f.StringVar(&try, "runner", "", "kubernetes or aci: try it out with the settings of --project")
+	f.StringVar(&image, "image", "busybox:1.37", "with --runner: image of the units, which has a shell")
 	f.BoolVar(&deep, "deep", false, "read everything that is stored")
 	return cmd
 }

@@ -31,7 +31,7 @@ type platform struct {
 
 // platforms are all there are, in the order in which they are asked who runs a step that
 // has an image and names no runner.
-var platforms = []platform{platformDocker, platformOCI}
+var platforms = []platform{platformDocker, platformOCI, platformKubernetes, platformACI}
 
 // openRunners makes the runners of containers. The settings are read before the project
 // is opened, which needs the runners to check its definitions.
