@@ -7,8 +7,6 @@ import (
 
 	"github.com/waybill-run/waybill/internal/delivery"
 	"github.com/waybill-run/waybill/internal/delivery/ancestry"
-	"github.com/waybill-run/waybill/internal/delivery/poll"
-	"github.com/waybill-run/waybill/internal/delivery/provider"
 	"github.com/waybill-run/waybill/internal/project"
 )
 
@@ -29,10 +27,8 @@ func (s *Server) followHistory(ctx context.Context, settings project.Settings) {
 		Deliveries: s.deliveries, Logger: s.log,
 		Sources: func() []ancestry.Source {
 			out := clones[:len(clones):len(clones)]
-			for _, src := range pollConfig(s.project.Settings()).Sources {
-				if src.ManifestRepo != "" {
-					out = append(out, s.compared(src))
-				}
+			if len(s.project.Settings().Providers) > 0 {
+				out = append(out, s.compared())
 			}
 			return out
 		},
@@ -40,29 +36,9 @@ func (s *Server) followHistory(ctx context.Context, settings project.Settings) {
 	s.background.Go(func() { r.Run(ctx) })
 }
 
-// compared asks the provider of a source.
-func (s *Server) compared(src poll.Source) ancestry.Source {
-	return ancestry.Compared{
-		Of: func(repo string) bool {
-			return repo == "" || delivery.FoldRepo(repo) == delivery.FoldRepo(src.ManifestRepo)
-		},
-		Newest: s.deliveries.ManifestCommits,
-		Ancestor: func(ctx context.Context, repo, base, head string) (bool, error) {
-			if repo == "" {
-				repo = src.ManifestRepo
-			}
-			p, err := s.newProvider(src)
-			if err != nil {
-				return false, err
-			}
-			r, err := provider.ParseRepository(repo, provider.Host{Kind: src.Kind, Web: src.URL})
-			if err != nil {
-				return false, err
-			}
-			c, err := p.Compare(ctx, r, base, head)
-			return c.Ancestor, err
-		},
-	}
+// compared asks the providers that are polled, within their limits.
+func (s *Server) compared() ancestry.Source {
+	return ancestry.Compared{Of: s.polling.poller.Covers, Newest: s.deliveries.ManifestCommits, Ancestor: s.polling.poller.Ancestor}
 }
 
 // watchAlerts tells those who listen of what is wrong with deliveries.
