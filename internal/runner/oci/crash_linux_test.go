@@ -19,7 +19,7 @@ import (
 )
 
 // serverMain starts the units that it is told of, and waits to be killed.
-func serverMain(dir, specs string) error {
+func serverMain(dir, specs string, remove bool) error {
 	b, err := os.ReadFile(specs)
 	if err != nil {
 		return err
@@ -33,10 +33,15 @@ func serverMain(dir, specs string) error {
 		return err
 	}
 	for _, sp := range all {
-		if _, err := r.Start(context.Background(), sp); err != nil {
+		h, err := r.Start(context.Background(), sp)
+		if err == nil && remove {
+			err = r.Remove(context.Background(), h)
+		}
+		if err != nil {
 			return err
 		}
 	}
+	fmt.Println("ready")
 	select {}
 }
 
@@ -186,4 +191,61 @@ func supervisorPID(t testing.TB, dir string) int {
 		}
 	}
 	return 0
+}
+
+// What a server leaves that was killed, and whose data was removed then, goes with the
+// next server.
+func TestInherit(t *testing.T) {
+	need(t)
+	dead := t.TempDir()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sp := spec(t, "only", map[string]any{"network": "bridge"}, "true")
+	b, err := json.Marshal([]runner.Spec{sp})
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := filepath.Join(t.TempDir(), "specs")
+	if err := os.WriteFile(list, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(exe, dead, list, "remove")
+	cmd.Env = append(os.Environ(), "OCI_TEST_ROLE=server")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := out.Read(make([]byte, 1)); err != nil {
+		t.Fatalf("the server did not get so far: %v", err)
+	}
+	cmd.Process.Kill()
+	cmd.Wait()
+	awaitIdle(t, filepath.Join(dead, "supervisor"))
+	text, err := os.ReadFile(filepath.Join(dead, "oci", "instance"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	bridge := "/sys/class/net/wb" + strings.TrimSpace(string(text))[:10]
+	next := func() {
+		r, _ := newRunner(t, setup{})
+		if _, err := r.Gateway(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	next()
+	if _, err := os.Stat(bridge); err != nil {
+		t.Errorf("the bridge of a server whose data is there was removed: %v", err)
+	}
+	if err := os.RemoveAll(dead); err != nil {
+		t.Fatal(err)
+	}
+	next()
+	if _, err := os.Stat(bridge); err == nil {
+		t.Error("the bridge of a server whose data is gone is left")
+	}
 }

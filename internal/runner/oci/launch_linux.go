@@ -76,7 +76,7 @@ func (r *Runner) launch(ctx context.Context, st *state, rt *ociRuntime, rec *rec
 	if err != nil {
 		return err
 	}
-	args := []string{rt.path, "--root", filepath.Join(st.memory, "state"), "--log", r.unitDir(rec.Unit, runtimeLog), "--log-format", "json",
+	args := []string{rt.path, "--root", filepath.Join(st.memory, stateDir), "--log", r.unitDir(rec.Unit, runtimeLog), "--log-format", "json",
 		"run", "--detach", "--bundle", mem, "--pid-file", r.unitDir(rec.Unit, pidFile)}
 	if len(initCode) > 0 {
 		args = append(args, "--preserve-fds", "1")
@@ -237,7 +237,7 @@ func (r *Runner) mounts(st *state, b *bundle, rec *record, mem string, s runner.
 		b.binds = append(b.binds, bind(file, "/etc/"+name, "ro"))
 	}
 	if len(initCode) > 0 {
-		b.binds = append(b.binds, bind(filepath.Join(st.memory, "init"), initPath, "ro"))
+		b.binds = append(b.binds, bind(filepath.Join(st.memory, initFile), initPath, "ro"))
 	}
 	return nil
 }

@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	}
 	if os.Getenv("OCI_TEST_ROLE") == "server" {
-		fmt.Fprintln(os.Stderr, serverMain(os.Args[1], os.Args[2]))
+		fmt.Fprintln(os.Stderr, serverMain(os.Args[1], os.Args[2], len(os.Args) > 3))
 		os.Exit(1)
 	}
 	if os.Getenv("OCI_TEST_ROLE") == "supervisor" {

@@ -39,6 +39,12 @@ const (
 	runtimeLog = "runtime.log"
 )
 
+// What is in the folder in memory besides one for each unit.
+const (
+	initFile = "init"  // the first process of containers
+	stateDir = "state" // the runtime's own
+)
+
 func (r *Runner) unitDir(unit string, parts ...string) string {
 	return filepath.Join(append([]string{r.dir, "units", unit}, parts...)...)
 }

@@ -161,12 +161,19 @@ func (r *Runner) begin() (*state, error) {
 	s.net = &network{
 		dir: r.dir, instance: s.instance, subnet: r.o.Subnet, masq: r.o.Masquerade == nil || *r.o.Masquerade, log: r.log, used: map[netip.Addr]string{},
 	}
-	if err := os.WriteFile(filepath.Join(s.memory, "init.new"), initProgram(), 0o755); err == nil {
-		err = os.Rename(filepath.Join(s.memory, "init.new"), filepath.Join(s.memory, "init"))
+	if err := os.WriteFile(filepath.Join(s.memory, initFile+".new"), initProgram(), 0o755); err == nil {
+		err = os.Rename(filepath.Join(s.memory, initFile+".new"), filepath.Join(s.memory, initFile))
 	}
 	if err != nil {
 		s.images.Close()
 		return nil, waybill.E(waybill.KindUnavailable, "write the first process of containers: %w", err)
+	}
+	if inMemory {
+		if err := claim(s.memory, r.dir); err != nil {
+			s.images.Close()
+			return nil, waybill.E(waybill.KindUnavailable, "make a folder for the runtime: %w", err)
+		}
+		r.inherit(s.memory)
 	}
 	units, err := os.ReadDir(filepath.Join(r.dir, "units"))
 	if err != nil {
@@ -624,12 +631,12 @@ func (r *Runner) scrap(ctx context.Context, st *state, rec *record) error {
 			return err
 		}
 	}
-	if _, err := os.Stat(filepath.Join(st.memory, "state", rec.ID)); err == nil {
+	if _, err := os.Stat(filepath.Join(st.memory, stateDir, rec.ID)); err == nil {
 		rt, err := st.chooser.get(ctx)
 		if err != nil {
 			return err
 		}
-		if err := rt.delete(ctx, filepath.Join(st.memory, "state"), rec.ID); err != nil {
+		if err := rt.delete(ctx, filepath.Join(st.memory, stateDir), rec.ID); err != nil {
 			return err
 		}
 	}
