@@ -32,7 +32,7 @@ func (s *Service) Alerts(ctx context.Context, q waybill.AlertQuery) ([]waybill.A
 	partition, now := orDefault(q.Partition), s.o.Now().UTC()
 	stuck, silent := now.Add(-cmp.Or(q.Stuck, DefaultStuck)), now.Add(-cmp.Or(q.Silent, DefaultSilent))
 	st := s.read(ctx, partition)
-	all, err := s.places(ctx, partition, "")
+	all, err := s.summaries(ctx, partition)
 	if err != nil {
 		return nil, err
 	}
@@ -72,11 +72,11 @@ func (s *Service) Alerts(ctx context.Context, q waybill.AlertQuery) ([]waybill.A
 
 // stuck are the rows whose next stage has not been told of since before a time. One
 // that a later deployment of its service and ring has overtaken is not waited for.
-func (s *Service) stuck(ctx context.Context, partition string, before time.Time, all []place) ([]waybill.Alert, error) {
+func (s *Service) stuck(ctx context.Context, partition string, before time.Time, all []home) ([]waybill.Alert, error) {
 	newest := map[string]time.Time{}
 	for _, p := range all {
-		if list := p.Clusters[""]; len(list) > 0 {
-			newest[fold(p.Service)+"\x00"+p.Ring] = list[0].Since
+		if t, ok := p.Now[""]; ok {
+			newest[fold(p.Service)+"\x00"+p.Ring] = t.Since
 		}
 	}
 	out := []waybill.Alert{}
@@ -123,22 +123,21 @@ func name(service, tag, ring string) string {
 
 // unsynced are the clusters that have something of a service and ring, and not the newest
 // manifests.
-func (s *state) unsynced(all []place, before time.Time) []waybill.Alert {
+func (s *state) unsynced(all []home, before time.Time) []waybill.Alert {
 	var out []waybill.Alert
 	for _, p := range all {
-		list := p.Clusters[""]
-		if len(list) == 0 || !list[0].Since.Before(before) {
+		want, ok := p.Now[""]
+		if !ok || !want.Since.Before(before) {
 			continue
 		}
-		want := list[0]
-		for _, c := range slices.Sorted(maps.Keys(p.Clusters)) {
-			n := s.now(&p, c)
-			if c == "" || n < 0 || p.Clusters[c][n].Deployment == want.Deployment || len(out) == maxAlerts {
+		for _, c := range slices.Sorted(maps.Keys(p.Now)) {
+			now, ok := s.now(p.home, p.summary, c)
+			if c == "" || !ok || now.Deployment == want.Deployment || len(out) == maxAlerts {
 				continue
 			}
 			out = append(out, waybill.Alert{
 				Kind: waybill.AlertUnsynced, Deployment: want.Deployment, Service: p.Service, Ring: p.Ring, Cluster: c, Since: want.Since,
-				Text: fmt.Sprintf("cluster %s has %s of %s for %s, the newest manifests are of %s", c, p.Clusters[c][n].ImageTag, p.Service, p.Ring, want.ImageTag),
+				Text: fmt.Sprintf("cluster %s has %s of %s for %s, the newest manifests are of %s", c, now.ImageTag, p.Service, p.Ring, want.ImageTag),
 			})
 		}
 	}

@@ -111,11 +111,20 @@ func TestAnyReports(t *testing.T) {
 			}
 		}
 		for k, p := range m.places {
-			for c, list := range p.Clusters {
-				for _, v := range list {
-					if d := m.rows[v.Deployment]; d == nil || placeKey(d) != k {
-						r.Fatalf("place %s cluster %q has deployment %s, which is not there", k, c, v.Deployment)
-					}
+			for _, v := range p.Visits {
+				if d := m.rows[v.Deployment]; d == nil || placeKey(homeKey(d), p.Cluster) != k {
+					r.Fatalf("place %s has deployment %s, which is not there", k, v.Deployment)
+				}
+			}
+			d := m.rows[p.Visits[0].Deployment]
+			if now := m.summaries[homeKey(d)].Now[p.Cluster]; now.Deployment != d.ID {
+				r.Fatalf("place %s begins with %s, and %s is said to be there", k, d.ID, now.Deployment)
+			}
+		}
+		for k, x := range m.summaries {
+			for c := range x.Now {
+				if m.places[placeKey(k, c)] == nil {
+					r.Fatalf("%s is in %q, where nothing is", k, c)
 				}
 			}
 		}

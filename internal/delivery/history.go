@@ -302,20 +302,43 @@ func (s *state) mayBeBack(at *part) {
 	s.dirty.refs[refBack] = true
 }
 
-// now is which visit of a place is in a cluster, of a list with the newest first: that one,
-// unless the cluster went back behind it. -1 when none is.
-func (s *state) now(p *place, cluster string) int {
-	list := p.Clusters[cluster]
+// now is what is of a service and ring in a cluster: the newest that came there, unless the
+// cluster went back behind it.
+func (s *state) now(home string, m *summary, cluster string) (top, bool) {
+	t, ok := m.Now[cluster]
+	if !ok || s.back(cluster, m.Ring, m.Service) == nil {
+		return t, ok
+	}
+	p := s.place(placeKey(home, cluster))
+	if p == nil {
+		return t, ok
+	}
+	n := s.index(p)
+	if n < 0 {
+		return top{}, false
+	}
+	return p.Visits[n].top(), true
+}
+
+// back is where a cluster is that may have gone back, nil when it did not.
+func (s *state) back(cluster, ring, service string) *part {
 	var back *part
-	if cluster != "" {
-		for _, at := range s.byRef(refBack) {
-			if at.Cluster == cluster && holdsOf(at.lane(), p.Ring, p.Service) && (back == nil || at.StateAt.After(back.StateAt)) {
-				back = at
-			}
+	if cluster == "" {
+		return nil
+	}
+	for _, at := range s.byRef(refBack) {
+		if at.Cluster == cluster && holdsOf(at.lane(), ring, service) && (back == nil || at.StateAt.After(back.StateAt)) {
+			back = at
 		}
 	}
-	for i, v := range list {
-		if back == nil || !s.left(back, v, list[i+1:]) {
+	return back
+}
+
+// index is which visit of a place is there now, -1 when none is.
+func (s *state) index(p *place) int {
+	back := s.back(p.Cluster, p.Ring, p.Service)
+	for i, v := range p.Visits {
+		if back == nil || !s.left(back, v, p.Visits[i+1:]) {
 			return i
 		}
 	}

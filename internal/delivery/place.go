@@ -9,18 +9,18 @@ import (
 	"github.com/waybill-run/waybill"
 )
 
-// maxPast is how many deployments a place remembers for each cluster.
+// maxPast is how many deployments a place remembers.
 const maxPast = 24
 
-// place is a service in a ring: what was there, cluster by cluster, the newest first. The
+// place is a service in a ring and a cluster: what was there, the newest first. The
 // cluster without a name holds what the manifests say. It follows from rows and answers
-// what is where, what was there before and how far rings are apart without a look at
-// rows.
+// what was there before and how far rings are apart without a look at rows.
 type place struct {
-	Partition string             `json:"partition"`
-	Service   string             `json:"service"` // as displayed
-	Ring      string             `json:"ring"`
-	Clusters  map[string][]visit `json:"clusters"`
+	Partition string  `json:"partition"`
+	Service   string  `json:"service"` // as stored
+	Ring      string  `json:"ring"`
+	Cluster   string  `json:"cluster"`
+	Visits    []visit `json:"visits"`
 }
 
 // visit is a deployment in a place.
@@ -37,30 +37,59 @@ type visit struct {
 	HealthyAt      time.Time            `json:"healthy_at,omitzero"`
 }
 
+// summary is what is of a service in a ring now, cluster by cluster: of every place the
+// first visit, as far as the matrix shows it.
+type summary struct {
+	Service string         `json:"service"`
+	Ring    string         `json:"ring"`
+	Now     map[string]top `json:"now"`
+}
+
+type top struct {
+	Deployment string               `json:"d"`
+	ImageTag   string               `json:"t"`
+	State      waybill.ClusterState `json:"s,omitempty"`
+	Since      time.Time            `json:"at"`
+	Commit     string               `json:"m,omitempty"` // of its manifests
+}
+
+func (v visit) top() top {
+	return top{Deployment: v.Deployment, ImageTag: v.ImageTag, State: v.State, Since: v.Since, Commit: v.ManifestCommit}
+}
+
 func (p *place) clone() *place {
 	if p == nil {
 		return nil
 	}
 	c := *p
-	c.Clusters = maps.Clone(p.Clusters)
-	for k, v := range c.Clusters {
-		c.Clusters[k] = slices.Clone(v)
-	}
+	c.Visits = slices.Clone(p.Visits)
 	return &c
 }
 
-// placeKey is the key of the place of a row, empty when it has none.
-func placeKey(d *waybill.Deployment) string {
+func (m *summary) clone() *summary {
+	if m == nil {
+		return nil
+	}
+	c := *m
+	c.Now = maps.Clone(m.Now)
+	return &c
+}
+
+// homeKey is the key of a service in a ring, empty when a row is of none.
+func homeKey(d *waybill.Deployment) string {
 	if d == nil || d.Service == "" || d.Ring == "" {
 		return ""
 	}
 	return escape(bounded(fold(d.Service))) + "/" + escape(bounded(d.Ring))
 }
 
-// visits are what a row adds to its place.
+// placeKey is the key of a place: those of one cluster stand together.
+func placeKey(home, cluster string) string { return escape(bounded(cluster)) + "/" + home }
+
+// visits are what a row adds to places, by cluster.
 func visits(d *waybill.Deployment) map[string]visit {
 	out := map[string]visit{}
-	if placeKey(d) == "" {
+	if homeKey(d) == "" {
 		return out
 	}
 	v := visit{
@@ -82,52 +111,72 @@ func visits(d *waybill.Deployment) map[string]visit {
 // settle brings the places of a row in line with it. Old is the row as it was, nil for
 // none; so is now.
 func (s *state) settle(id string, old, now *waybill.Deployment) {
-	before, after := placeKey(old), placeKey(now)
+	before, after := homeKey(old), homeKey(now)
 	was, is := visits(old), visits(now)
-	if before == after && maps.Equal(was, is) {
-		return
-	}
-	if p := s.place(before).clone(); len(was) > 0 && p != nil {
-		for c, list := range p.Clusters {
-			if list = slices.DeleteFunc(list, func(v visit) bool { return v.Deployment == id }); len(list) == 0 {
-				delete(p.Clusters, c)
-			} else {
-				p.Clusters[c] = list
-			}
+	for _, c := range slices.Sorted(maps.Keys(was)) {
+		if x, ok := is[c]; ok && before == after && x == was[c] {
+			continue
 		}
-		s.putPlace(before, p)
+		if p := s.place(placeKey(before, c)).clone(); p != nil {
+			p.Visits = slices.DeleteFunc(p.Visits, func(v visit) bool { return v.Deployment == id })
+			s.putPlace(before, c, p)
+		}
 	}
-	if len(is) == 0 {
-		return
+	for _, c := range slices.Sorted(maps.Keys(is)) {
+		if x, ok := was[c]; ok && before == after && x == is[c] {
+			continue
+		}
+		p := s.place(placeKey(after, c)).clone()
+		if p == nil {
+			p = &place{Partition: now.Partition, Service: now.Service, Ring: now.Ring, Cluster: c}
+		}
+		p.Visits = append(p.Visits, is[c])
+		slices.SortFunc(p.Visits, s.younger)
+		p.Visits = p.Visits[:min(len(p.Visits), maxPast)]
+		s.putPlace(after, c, p)
 	}
-	p := s.place(after).clone()
-	if p == nil {
-		p = &place{Partition: now.Partition, Service: now.Service, Ring: now.Ring}
-	}
-	if p.Clusters == nil {
-		p.Clusters = map[string][]visit{}
-	}
-	for c, v := range is {
-		list := append(slices.Clone(p.Clusters[c]), v)
-		slices.SortFunc(list, func(a, b visit) int {
-			// A cluster that comes late takes several at once.
-			if x := cmp.Or(b.Since.Compare(a.Since), b.Made.Compare(a.Made)); x != 0 {
-				return x
-			}
-			if s.cameOf(a.ManifestCommit, b.ManifestCommit) {
-				return -1
-			}
-			if s.cameOf(b.ManifestCommit, a.ManifestCommit) {
-				return 1
-			}
-			return cmp.Compare(a.Deployment, b.Deployment)
-		})
-		p.Clusters[c] = list[:min(len(list), maxPast)]
-	}
-	s.putPlace(after, p)
 }
 
-func (s *state) putPlace(key string, p *place) {
-	s.places[key] = p
+// younger orders visits, the newest first.
+func (s *state) younger(a, b visit) int {
+	// A cluster that comes late takes several at once.
+	if x := cmp.Or(b.Since.Compare(a.Since), b.Made.Compare(a.Made)); x != 0 {
+		return x
+	}
+	if s.cameOf(a.ManifestCommit, b.ManifestCommit) {
+		return -1
+	}
+	if s.cameOf(b.ManifestCommit, a.ManifestCommit) {
+		return 1
+	}
+	return cmp.Compare(a.Deployment, b.Deployment)
+}
+
+// putPlace stores a place, and what is there now beside those of the other clusters. A
+// place in which nothing is left is deleted.
+func (s *state) putPlace(home, cluster string, p *place) {
+	key := placeKey(home, cluster)
+	m := s.summary(home).clone()
+	if m == nil {
+		m = &summary{Service: p.Service, Ring: p.Ring}
+	}
+	if m.Now == nil {
+		m.Now = map[string]top{}
+	}
+	if len(p.Visits) == 0 {
+		s.places[key] = nil
+		delete(m.Now, cluster)
+	} else {
+		s.places[key] = p
+		m.Now[cluster] = p.Visits[0].top()
+	}
 	s.dirty.places[key] = true
+	if old := s.summary(home); old != nil && maps.Equal(old.Now, m.Now) {
+		return
+	}
+	if len(m.Now) == 0 {
+		m = nil
+	}
+	s.summaries[home] = m
+	s.dirty.summaries[home] = true
 }

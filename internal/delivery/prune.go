@@ -73,16 +73,16 @@ func (s *Service) Prune(ctx context.Context, q waybill.PruneQuery, by waybill.Pr
 
 // live are the rows that are in a cluster now.
 func (s *Service) live(ctx context.Context, partition string) (map[string]bool, error) {
-	all, err := s.places(ctx, partition, "")
+	all, err := s.summaries(ctx, partition)
 	if err != nil {
 		return nil, err
 	}
 	st := s.read(ctx, partition)
 	out := map[string]bool{}
-	for _, p := range all {
-		for c := range p.Clusters {
-			if n := st.now(&p, c); n >= 0 {
-				out[p.Clusters[c][n].Deployment] = true
+	for _, m := range all {
+		for c := range m.Now {
+			if now, ok := st.now(m.home, m.summary, c); ok {
+				out[now.Deployment] = true
 			}
 		}
 	}

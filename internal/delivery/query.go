@@ -64,24 +64,25 @@ func (s *Service) Deployment(ctx context.Context, partition, id string) (waybill
 // supersede marks the clusters in which another deployment came after a row. One of the
 // same manifest commit and image did not: the cluster runs both. The row is not changed.
 func (s *state) supersede(d *waybill.Deployment) *waybill.Deployment {
-	key := placeKey(d)
-	if len(d.Clusters) == 0 || key == "" {
+	home := homeKey(d)
+	if len(d.Clusters) == 0 || home == "" {
 		return d
 	}
-	p := s.place(key)
-	if p == nil {
+	m := s.summary(home)
+	if m == nil {
 		return d
 	}
 	c := *d
 	c.Clusters = slices.Clone(d.Clusters)
 	for i := range c.Clusters {
-		list := p.Clusters[c.Clusters[i].Cluster]
-		n := s.now(p, c.Clusters[i].Cluster)
+		cluster := c.Clusters[i].Cluster
+		_, there := m.Now[cluster]
+		now, ok := s.now(home, m, cluster)
 		switch {
-		case len(list) == 0:
-		case n < 0:
+		case !there:
+		case !ok:
 			c.Clusters[i].State = waybill.ClusterSuperseded
-		case list[n].Deployment != d.ID && !(sameCommit(list[n].ManifestCommit, d.ManifestCommit) && fold(list[n].ImageTag) == fold(d.ImageTag)):
+		case now.Deployment != d.ID && !(sameCommit(now.Commit, d.ManifestCommit) && fold(now.ImageTag) == fold(d.ImageTag)):
 			c.Clusters[i].State = waybill.ClusterSuperseded
 		}
 	}

@@ -211,7 +211,7 @@ func (m *memory) values(partition string) map[string]map[string]any {
 	p := m.of(partition)
 	out := map[string]map[string]any{
 		tablePart: make(map[string]any, len(p.parts)), tableRef: make(map[string]any, len(p.keys)), tableRow: make(map[string]any, len(p.rows)),
-		tableAlias: make(map[string]any, len(p.aliases)), tablePlace: make(map[string]any, len(p.places)),
+		tableAlias: make(map[string]any, len(p.aliases)), tablePlace: make(map[string]any, len(p.places)), tableSummary: make(map[string]any, len(p.summaries)),
 	}
 	add := func(table, key string, v any) { out[table][rowKey(partition, key)] = v }
 	for k, v := range p.parts {
@@ -230,6 +230,9 @@ func (m *memory) values(partition string) map[string]map[string]any {
 	}
 	for k, v := range p.places {
 		add(tablePlace, k, v)
+	}
+	for k, v := range p.summaries {
+		add(tableSummary, k, v)
 	}
 	return out
 }

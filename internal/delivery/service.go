@@ -28,7 +28,8 @@ type Service struct {
 
 	mu    sync.Mutex
 	lanes map[string]*lane
-	kept  map[string]*stored // what is remembered of partitions between batches
+	kept  map[string]*stored            // what is remembered of partitions between batches
+	seen  map[string]map[string]sighted // summaries as they were read last, by partition and key
 }
 
 // lane is the reports of a partition that wait to be written.
@@ -51,7 +52,7 @@ func New(o Options) *Service {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &Service{o: o, lanes: map[string]*lane{}, kept: map[string]*stored{}}
+	return &Service{o: o, lanes: map[string]*lane{}, kept: map[string]*stored{}, seen: map[string]map[string]sighted{}}
 }
 
 const (

@@ -16,6 +16,7 @@ type source interface {
 	row(partition, id string) (*waybill.Deployment, error)
 	alias(partition, id string) (string, error)
 	place(partition, key string) (*place, error)
+	summary(partition, home string) (*summary, error)
 }
 
 // state is a partition as a report meets it: what is read of a source, with the changes
@@ -34,6 +35,8 @@ type state struct {
 	aliases map[string]string
 	places  map[string]*place
 
+	summaries map[string]*summary
+
 	edited map[string]bool // parts of the history that are copies of this state
 	before []string        // keys of parts that the event being applied may take something from
 	dirty  changes
@@ -46,16 +49,18 @@ type changes struct {
 	rows    map[string]bool
 	aliases map[string]bool
 	places  map[string]bool
+
+	summaries map[string]bool
 }
 
 func newState(src source, partition string) *state {
 	return &state{
 		src: src, partition: partition,
 		loaded: map[string]*part{}, keys: map[string][]string{}, rows: map[string]*waybill.Deployment{},
-		aliases: map[string]string{}, places: map[string]*place{}, edited: map[string]bool{},
+		aliases: map[string]string{}, places: map[string]*place{}, edited: map[string]bool{}, summaries: map[string]*summary{},
 		dirty: changes{
 			parts: map[string]bool{}, refs: map[string]bool{}, rows: map[string]bool{},
-			aliases: map[string]bool{}, places: map[string]bool{},
+			aliases: map[string]bool{}, places: map[string]bool{}, summaries: map[string]bool{},
 		},
 	}
 }
@@ -173,6 +178,19 @@ func (s *state) place(key string) *place {
 	return p
 }
 
+// summary is what is of a service in a ring now.
+func (s *state) summary(home string) *summary {
+	if m, ok := s.summaries[home]; ok {
+		return m
+	}
+	m, err := s.src.summary(s.partition, home)
+	if err != nil {
+		s.fail(err)
+	}
+	s.summaries[home] = m
+	return m
+}
+
 // memory is a source that remembers what was changed: rebuilding and testing need no
 // store.
 type memory struct {
@@ -185,6 +203,8 @@ type memoryPartition struct {
 	rows    map[string]*waybill.Deployment
 	aliases map[string]string
 	places  map[string]*place
+
+	summaries map[string]*summary
 }
 
 func newMemory() *memory { return &memory{m: map[string]*memoryPartition{}} }
@@ -194,7 +214,7 @@ func (m *memory) of(partition string) *memoryPartition {
 	if p == nil {
 		p = &memoryPartition{
 			parts: map[string]*part{}, keys: map[string][]string{}, rows: map[string]*waybill.Deployment{},
-			aliases: map[string]string{}, places: map[string]*place{},
+			aliases: map[string]string{}, places: map[string]*place{}, summaries: map[string]*summary{},
 		}
 		m.m[partition] = p
 	}
@@ -219,6 +239,10 @@ func (m *memory) alias(partition, id string) (string, error) {
 
 func (m *memory) place(partition, key string) (*place, error) {
 	return m.of(partition).places[key].clone(), nil
+}
+
+func (m *memory) summary(partition, home string) (*summary, error) {
+	return m.of(partition).summaries[home].clone(), nil
 }
 
 // keep takes over the changes of a state.
@@ -253,7 +277,18 @@ func (m *memory) keep(s *state) {
 		}
 	}
 	for k := range s.dirty.places {
-		p.places[k] = s.places[k]
+		if x := s.places[k]; x != nil {
+			p.places[k] = x
+		} else {
+			delete(p.places, k)
+		}
+	}
+	for k := range s.dirty.summaries {
+		if x := s.summaries[k]; x != nil {
+			p.summaries[k] = x
+		} else {
+			delete(p.summaries, k)
+		}
 	}
 }
 

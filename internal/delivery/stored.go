@@ -23,6 +23,7 @@ type stored struct {
 	rows    map[string]*waybill.Deployment
 	aliases map[string]string
 	places  map[string]*place
+	tops    map[string]*summary
 	head    int64                      // revision of the partition's head that this is as of
 	peek    bool                       // what was not read yet counts as not there, and is noted:
 	missed  map[string]map[string]bool // by table
@@ -31,13 +32,13 @@ type stored struct {
 func newStored(ctx context.Context, st store.Store) *stored {
 	return &stored{
 		ctx: ctx, st: st, revs: map[string]int64{}, refsOf: map[string][]string{}, parts: map[string]*part{},
-		rows: map[string]*waybill.Deployment{}, aliases: map[string]string{}, places: map[string]*place{},
+		rows: map[string]*waybill.Deployment{}, aliases: map[string]string{}, places: map[string]*place{}, tops: map[string]*summary{},
 	}
 }
 
 // size is about how many values it remembers.
 func (s *stored) size() int {
-	return len(s.refsOf) + len(s.parts) + len(s.rows) + len(s.aliases) + len(s.places)
+	return len(s.refsOf) + len(s.parts) + len(s.rows) + len(s.aliases) + len(s.places) + len(s.tops)
 }
 
 // get reads a row into v; false when there is none.
@@ -111,6 +112,8 @@ func (s *stored) learn(table, key string, val []byte) error {
 		return decode(s.aliases, key, val)
 	case tablePlace:
 		return decode(s.places, key, val)
+	case tableSummary:
+		return decode(s.tops, key, val)
 	}
 	return nil
 }
@@ -156,6 +159,11 @@ func (s *stored) place(partition, key string) (*place, error) {
 	return p.clone(), err
 }
 
+func (s *stored) summary(partition, home string) (*summary, error) {
+	m, err := remembered(s, s.tops, tableSummary, rowKey(partition, home))
+	return m.clone(), err
+}
+
 // puts are the writes that make the store as the state is.
 func (s *stored) puts(x *state) ([]store.Put, error) {
 	var out []store.Put
@@ -191,6 +199,9 @@ func (s *stored) puts(x *state) ([]store.Put, error) {
 	for k := range x.dirty.places {
 		add(tablePlace, rowKey(x.partition, k), x.places[k], x.places[k] != nil)
 	}
+	for k := range x.dirty.summaries {
+		add(tableSummary, rowKey(x.partition, k), x.summaries[k], x.summaries[k] != nil)
+	}
 	return out, fault
 }
 
@@ -219,5 +230,8 @@ func (s *stored) wrote(x *state, puts []store.Put) {
 	}
 	for k := range x.dirty.places {
 		s.places[rowKey(x.partition, k)] = x.places[k]
+	}
+	for k := range x.dirty.summaries {
+		s.tops[rowKey(x.partition, k)] = x.summaries[k]
 	}
 }

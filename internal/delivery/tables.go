@@ -19,7 +19,9 @@ const (
 	tableRef   = "delivery_ref"        // partition/reference: the keys of the parts that have it
 	tableRow   = "delivery_deployment" // partition/id
 	tableAlias = "delivery_alias"      // partition/former id: the id
-	tablePlace = "delivery_place"      // partition/service/ring
+	tablePlace = "delivery_place"      // partition/cluster/service/ring
+
+	tableSummary = "delivery_now" // partition/service/ring: what is there in each cluster
 )
 
 // head is the row of a partition.
@@ -98,6 +100,7 @@ func Tables() store.Schema {
 		},
 		{Name: tableAlias, Version: 1},
 		{Name: tablePlace, Version: 1},
+		{Name: tableSummary, Version: 1},
 		{Name: tableAlert, Version: 1},
 	}
 }

@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -12,13 +13,58 @@ import (
 	"github.com/waybill-run/waybill"
 )
 
-// places reads those of a partition, or of one service, in the order of service and ring.
-func (s *Service) places(ctx context.Context, partition, service string) ([]place, error) {
-	prefix := escape(orDefault(partition)) + "/"
-	if service != "" {
-		prefix += escape(bounded(fold(service))) + "/"
+// home is a service in a ring, with what is there now.
+type home struct {
+	home string // key
+	*summary
+}
+
+// summaries are those of a partition, in the order of service and ring. What has not
+// changed since it was read last is not decoded again.
+func (s *Service) summaries(ctx context.Context, partition string) ([]home, error) {
+	partition = orDefault(partition)
+	prefix := escape(partition) + "/"
+	rows, err := s.o.Store.Scan(ctx, "", tableSummary, prefix, 0)
+	if err != nil {
+		return nil, err
 	}
-	rows, err := s.o.Store.Scan(ctx, "", tablePlace, prefix, 0)
+	s.mu.Lock()
+	known := s.seen[partition]
+	s.mu.Unlock()
+	out := make([]home, len(rows))
+	now := make(map[string]sighted, len(rows))
+	for i, r := range rows {
+		x, ok := known[r.Key]
+		if !ok || x.rev != r.Rev || !bytes.Equal(x.val, r.Val) {
+			x = sighted{rev: r.Rev, val: r.Val}
+			if err := json.Unmarshal(r.Val, &x.summary); err != nil {
+				return nil, err
+			}
+		}
+		now[r.Key] = x
+		out[i] = home{strings.TrimPrefix(r.Key, prefix), x.summary}
+	}
+	s.mu.Lock()
+	if len(s.seen) >= warmPartitions {
+		clear(s.seen)
+	}
+	s.seen[partition] = now
+	s.mu.Unlock()
+	slices.SortFunc(out, func(a, b home) int { return cmp.Or(cmp.Compare(a.Service, b.Service), cmp.Compare(a.Ring, b.Ring)) })
+	return out, nil
+}
+
+// sighted is a summary as it was read; nobody changes it.
+type sighted struct {
+	rev int64
+	val []byte
+	*summary
+}
+
+// places are those of a cluster, the one without a name for what manifests say, in the
+// order of service and ring.
+func (s *Service) places(ctx context.Context, partition, cluster string) ([]place, error) {
+	rows, err := s.o.Store.Scan(ctx, "", tablePlace, escape(orDefault(partition))+"/"+escape(bounded(cluster))+"/", 0)
 	if err != nil {
 		return nil, err
 	}
@@ -35,21 +81,21 @@ func (s *Service) places(ctx context.Context, partition, service string) ([]plac
 // Matrix implements waybill.Deliveries.
 func (s *Service) Matrix(ctx context.Context, partition string) (waybill.Matrix, error) {
 	out := waybill.Matrix{At: s.o.Now().UTC(), Cells: []waybill.MatrixCell{}}
-	all, err := s.places(ctx, partition, "")
+	all, err := s.summaries(ctx, partition)
+	if err != nil {
+		return out, err
+	}
 	st := s.read(ctx, partition)
-	for _, p := range all {
-		for _, c := range slices.Sorted(maps.Keys(p.Clusters)) {
-			n := st.now(&p, c)
-			if n < 0 {
-				continue
+	for _, m := range all {
+		for _, c := range slices.Sorted(maps.Keys(m.Now)) {
+			if t, ok := st.now(m.home, m.summary, c); ok {
+				out.Cells = append(out.Cells, waybill.MatrixCell{
+					Service: m.Service, Ring: m.Ring, Cluster: c, Deployment: t.Deployment, ImageTag: t.ImageTag, State: t.State, Since: t.Since,
+				})
 			}
-			v := p.Clusters[c][n]
-			out.Cells = append(out.Cells, waybill.MatrixCell{
-				Service: p.Service, Ring: p.Ring, Cluster: c, Deployment: v.Deployment, ImageTag: v.ImageTag, State: v.State, Since: v.Since,
-			})
 		}
 	}
-	return out, cmp.Or(err, st.err)
+	return out, st.err
 }
 
 func sameImage(a, b visit) bool {
@@ -75,7 +121,7 @@ func (s *Service) pairs(ctx context.Context, partition, from, to string) ([]ring
 	by := map[string]*ringPair{}
 	for _, p := range all {
 		rings[p.Ring] = true
-		if p.Ring != from && p.Ring != to || len(p.Clusters[""]) == 0 {
+		if p.Ring != from && p.Ring != to {
 			continue
 		}
 		x := by[fold(p.Service)]
@@ -84,10 +130,10 @@ func (s *Service) pairs(ctx context.Context, partition, from, to string) ([]ring
 			by[fold(p.Service)] = x
 		}
 		if p.Ring == from {
-			x.from = p.Clusters[""]
+			x.from = p.Visits
 		}
 		if p.Ring == to {
-			x.to = p.Clusters[""]
+			x.to = p.Visits
 		}
 	}
 	for _, r := range []string{from, to} {
@@ -159,22 +205,41 @@ func (s *Service) Lag(ctx context.Context, partition, from, to string) ([]waybil
 
 // Rollbacks implements waybill.Deliveries.
 func (s *Service) Rollbacks(ctx context.Context, partition, ring, service string) ([]waybill.Rollback, error) {
-	all, err := s.places(ctx, partition, "")
-	st := s.read(ctx, partition)
+	all, err := s.summaries(ctx, partition)
 	out := []waybill.Rollback{}
-	for _, p := range all {
-		if ring != "" && p.Ring != fold(ring) || service != "" && fold(p.Service) != fold(service) && fold(waybill.DisplayService(p.Service)) != fold(service) {
-			continue
-		}
-		for _, c := range slices.Sorted(maps.Keys(p.Clusters)) {
-			if c == "" {
-				continue // nobody says whether it works
+	if err != nil {
+		return out, err
+	}
+	all = slices.DeleteFunc(all, func(m home) bool {
+		return ring != "" && m.Ring != fold(ring) || service != "" && fold(m.Service) != fold(service) && fold(waybill.DisplayService(m.Service)) != fold(service)
+	})
+	src := newStored(ctx, s.o.Store)
+	st := newState(src, orDefault(partition))
+	src.missed = map[string]map[string]bool{tablePlace: {}}
+	for _, m := range all {
+		for c := range m.Now {
+			if c != "" { // of what manifests say nobody says whether it works
+				src.missed[tablePlace][rowKey(st.partition, placeKey(m.home, c))] = true
 			}
-			n := st.now(&p, c)
+		}
+	}
+	if err := src.fetch(); err != nil {
+		return out, err
+	}
+	for _, m := range all {
+		for _, c := range slices.Sorted(maps.Keys(m.Now)) {
+			if c == "" {
+				continue
+			}
+			p := st.place(placeKey(m.home, c))
+			if p == nil {
+				continue // it has changed since
+			}
+			n := st.index(p)
 			if n < 0 {
 				continue
 			}
-			list := p.Clusters[c][n:]
+			list := p.Visits[n:]
 			now := list[0]
 			r := waybill.Rollback{Service: p.Service, Ring: p.Ring, Cluster: c, Current: now.Deployment, RolledBack: back(list, 0)}
 			for _, v := range list[1:] {
@@ -186,7 +251,7 @@ func (s *Service) Rollbacks(ctx context.Context, partition, ring, service string
 			out = append(out, r)
 		}
 	}
-	return out, cmp.Or(err, st.err)
+	return out, st.err
 }
 
 // back reports whether entry i of a list, newest first, returned to an image that was
