@@ -414,3 +414,42 @@ func TestF48_PipelinesOfCI(t *testing.T) {
 		})
 	}
 }
+
+// Stages of runs are on one row each, whenever the server is killed; so is what tools
+// sent, and what they send again because nobody answered.
+func TestDeliveriesSurviveKills(t *testing.T) {
+	e := serve(t, "deliveries")
+	const runs = 4
+	for i := range runs {
+		e.run("", "start", "ship", "--param", fmt.Sprint("tag=docs:k", i)) // its answer may be cut off, and then it was not accepted
+		e.must("deployment", "create", "--p1", fmt.Sprint(i), "--image-tag", fmt.Sprint("web:", i), "--commit-id", "c0ffee1", "--service", "web")
+		e.Kill()
+		e.Start()
+		e.must("deployment", "create", "--p1", fmt.Sprint(i), "--image-tag", fmt.Sprint("web:", i), "--commit-id", "c0ffee1", "--service", "web")
+	}
+	var rows []waybill.Deployment
+	harness.Until(t, soon, "every run is on its row", func() error {
+		page, err := e.Client().Deployments(t.Context(), client.ListDeploymentsParams{Service: "docs"})
+		if err != nil || len(page.Items) < runs {
+			return fmt.Errorf("%d rows, %v", len(page.Items), err)
+		}
+		for _, d := range page.Items {
+			if d.Status != waybill.DeploymentComplete {
+				return fmt.Errorf("%s is %s: %s", d.ImageTag, d.Status, d.Reason)
+			}
+		}
+		rows = page.Items
+		return nil
+	})
+	for _, d := range rows {
+		for _, st := range []*waybill.DeploymentStage{d.Build, d.Config, d.Manifest} {
+			if st == nil || len(st.Runs) != 1 || st.Status != waybill.StatusSucceeded {
+				t.Errorf("%s: %+v", d.ImageTag, st)
+			}
+		}
+	}
+	page, err := e.Client().Deployments(t.Context(), client.ListDeploymentsParams{Service: "web"})
+	if err != nil || len(rows) != runs || len(page.Items) != runs {
+		t.Errorf("%d and %d rows, want %d each; %v", len(rows), len(page.Items), runs, err)
+	}
+}

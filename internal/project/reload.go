@@ -45,7 +45,7 @@ func Read(folder fs.FS, o pipeline.Options) (Contents, error) {
 
 // live are the settings that change while a server runs; the others are read when it
 // starts. A path ends with a dot if it stands for all below it.
-var live = []string{"name", "http.", "retention.", "auth.", "deliveries.providers", "deliveries.interval", "deliveries.rows", "deliveries.calls"}
+var live = []string{"name", "http.", "retention.", "auth.", "deliveries.providers", "deliveries.interval", "deliveries.rows", "deliveries.calls", "deliveries.ingest"}
 
 // Reload takes up what has changed in the project folder. A file with mistakes changes
 // nothing: its pipeline stays as it was, and so do all settings if they are in
@@ -119,7 +119,7 @@ func (p *Project) takeSettings(next Settings, r *waybill.Reloaded) {
 		}
 	}
 	now.Name, now.HTTP, now.Retention, now.Auth = next.Name, next.HTTP, next.Retention, next.Auth
-	now.Providers, now.Polling = next.Providers, next.Polling
+	now.Providers, now.Polling, now.Ingest = next.Providers, next.Polling, next.Ingest
 	p.set = now
 	if len(r.Settings) > 0 {
 		p.log.Info("settings taken up", "settings", r.Settings)
@@ -128,7 +128,7 @@ func (p *Project) takeSettings(next Settings, r *waybill.Reloaded) {
 
 // values are the settings by their paths.
 func (s *Settings) values() map[string]any {
-	out := map[string]any{"notify": s.Notify, "buckets": s.Buckets, "sources": s.Sources, "auth.oidc": s.Auth.OIDC, "deliveries.providers": s.Providers}
+	out := map[string]any{"notify": s.Notify, "buckets": s.Buckets, "sources": s.Sources, "auth.oidc": s.Auth.OIDC, "deliveries.providers": s.Providers, "deliveries.ingest": s.Ingest}
 	for path, field := range s.fields() {
 		if v := reflect.ValueOf(field); v.Kind() == reflect.Pointer {
 			out[path] = v.Elem().Interface()
