@@ -32,7 +32,7 @@ func many(n int) []report {
 	return out
 }
 
-func report64(b *testing.B, s *delivery.Service, reports []report) {
+func report64(b testing.TB, s *delivery.Service, reports []report) {
 	b.Helper()
 	next := make(chan report)
 	var wg sync.WaitGroup

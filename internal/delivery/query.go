@@ -147,7 +147,7 @@ func (s *Service) Deployments(ctx context.Context, f waybill.DeploymentFilter) (
 	if !f.Until.IsZero() {
 		where("updated", store.Lt, f.Until.UnixMilli())
 	}
-	page, err := s.o.Store.Query(ctx, q)
+	page, err := s.list(ctx, q)
 	if err != nil {
 		return out, err
 	}

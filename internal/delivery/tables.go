@@ -72,12 +72,12 @@ func Tables() store.Schema {
 		},
 		{Name: tableRef, Version: 1},
 		{
-			Name: tableRow, Version: 1,
+			Name: tableRow, Version: 2,
 			Columns: append(text("part", "service", "shown", "ring", "tag", "source", "build", "kind", "status", "inbox"), num("updated", "created")...),
 			Indexes: [][]string{
 				{"part", "updated"}, {"part", "created"}, {"part", "service", "updated"}, {"part", "shown", "updated"}, {"part", "ring", "updated"},
 				{"part", "tag", "updated"}, {"part", "source", "updated"}, {"part", "build", "updated"}, {"part", "status", "updated"},
-				{"part", "kind", "updated"}, {"inbox", "updated"},
+				{"part", "kind", "updated"}, {"part", "ring", "status", "updated"}, {"inbox", "updated"},
 			},
 			Derive: store.JSON(func(key string, d *waybill.Deployment) store.Derived {
 				build := ""
