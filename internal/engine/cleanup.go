@@ -110,7 +110,7 @@ func (e *Engine) archive(ctx context.Context, c runner.Contained, h runner.Handl
 	if err == nil || ctx.Err() != nil {
 		return "", err
 	}
-	if e.now().Sub(a.FinishedAt) < archiveFor {
+	if !waybill.IsKind(err, waybill.KindLost) && e.now().Sub(a.FinishedAt) < archiveFor {
 		return "", fmt.Errorf("its log cannot be kept yet: %w", err)
 	}
 	return err.Error(), nil

@@ -27,6 +27,11 @@ func (u *unit) collect(ctx context.Context, exit runner.Exit, stopped *outcome) 
 	now := u.e.now()
 	u.records = append(u.records, record{"attempt.collecting", map[string]any{"attempt": u.key(), "exit_code": exit.Code}, now})
 	u.a.LogBytes, u.a.Truncated = exit.LogBytes, exit.Truncated
+	// A container's log may be had again before it is removed; see archive.
+	if _, ok := u.run.(runner.Contained); !ok && exit.LogFault != "" {
+		u.a.LogsLost = exit.LogFault
+		u.records = append(u.records, record{"attempt.logs_lost", map[string]any{"attempt": u.key(), "reason": exit.LogFault}, now})
+	}
 	if exit.Reason != runner.ReasonStartFailed {
 		code := exit.Code
 		u.a.ExitCode, u.a.Signal = &code, exit.Signal

@@ -33,7 +33,8 @@ type Contained interface {
 	// Archive sees to it that the log of an ended unit is complete in s.Log, as Recover
 	// says. It is called before Remove, perhaps by a server that never waited for the unit,
 	// and does nothing when it has been done or when the unit is unknown. After an error
-	// the caller tries again for a while before it gives the log up.
+	// the caller tries again for a while before it gives the log up, at once after one of
+	// KindLost: what is missing is nowhere any more.
 	Archive(ctx context.Context, h Handle, s Spec) error
 	// CopyOut writes a regular file of an ended unit that is not below its home, named
 	// by its absolute path inside, until Remove. fs.ErrNotExist when there is none, an

@@ -78,7 +78,8 @@ func (c *Log) Close(e *Exit) {
 		c.err = err
 	}
 	if c.err != nil {
-		e.Message = "the log is not complete: " + c.err.Error()
+		e.LogFault = c.err.Error()
+		e.Message = "the log is not complete: " + e.LogFault
 	}
 	e.LogBytes, e.Truncated = c.total, c.dropped > 0
 }

@@ -54,6 +54,7 @@ type Exit struct {
 	EndedAt   time.Time `json:"ended_at"`            //
 	LogBytes  int64     `json:"log_bytes,omitempty"` // bytes the unit wrote, kept or not, before masking
 	Truncated bool      `json:"truncated,omitempty"` // the log was longer than its cap
+	LogFault  string    `json:"log_fault,omitempty"` // why the log lacks something else that the unit wrote
 }
 
 // OK reports whether the unit ended as a success.

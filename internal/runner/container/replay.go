@@ -154,6 +154,9 @@ func (r *Replay) Close(e *runner.Exit) {
 	if err := r.f.Close(); r.err == nil {
 		r.err = err
 	}
+	if r.err != nil {
+		e.LogFault = r.err.Error()
+	}
 	if r.err != nil && e.Message == "" {
 		e.Message = "the log is not complete: " + r.err.Error()
 	}

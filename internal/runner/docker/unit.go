@@ -373,11 +373,22 @@ func (r *Runner) Archive(ctx context.Context, h runner.Handle, s runner.Spec) er
 	u := r.follow(c, s)
 	select {
 	case <-u.done:
+		if u.exit.LogFault != "" { // there may be room for it now
+			r.forget(u)
+			u = r.follow(c, s)
+		}
+	default:
+	}
+	select {
+	case <-u.done:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 	if u.err != nil && !waybill.IsKind(u.err, waybill.KindLost) {
 		return u.err
+	}
+	if u.exit.LogFault != "" {
+		return waybill.E(waybill.KindUnavailable, "%s", u.exit.LogFault).WithOp("archive the log of", h.Unit)
 	}
 	return nil
 }

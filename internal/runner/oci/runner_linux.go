@@ -745,8 +745,20 @@ func (r *Runner) copyOut(ctx context.Context, h runner.Handle, name string, w io
 }
 
 // Archive implements [runner.Contained]: the supervisor writes the log, and has written all
-// of it when a unit has ended.
-func (r *Runner) Archive(context.Context, runner.Handle, runner.Spec) error { return nil }
+// of it that it could when a unit has ended.
+func (r *Runner) Archive(_ context.Context, h runner.Handle, _ runner.Spec) error {
+	rec, err := r.find(h.Unit)
+	if err != nil {
+		if waybill.IsKind(err, waybill.KindLost) {
+			err = nil
+		}
+		return failed("archive the log of", h.Unit, err)
+	}
+	if rec.Exit != nil && rec.Exit.LogFault != "" {
+		return waybill.E(waybill.KindLost, "%s", rec.Exit.LogFault)
+	}
+	return nil
+}
 
 // Gateway implements [runner.Bridged]: the address of this machine on the bridge.
 func (r *Runner) Gateway(context.Context) (netip.Addr, error) {

@@ -294,7 +294,8 @@ func (u *unit) follow(out *logFile) {
 	}
 	u.hand.note(&e)
 	if out.err != nil {
-		e.Message = "the log is not complete: " + out.err.Error()
+		e.LogFault = out.err.Error()
+		e.Message = "the log is not complete: " + e.LogFault
 	}
 	u.mu.Unlock()
 	u.putLeaf()
