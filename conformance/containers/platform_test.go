@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -29,7 +30,7 @@ import (
 // platform is where containers run.
 type platform struct {
 	name     string
-	settings string // for waybill.yaml
+	settings func() string // for waybill.yaml
 	need     func(t *testing.T)
 	// left is what there is of units of a server, whatever the server knows of it.
 	left func(w *world) ([]leftover, error)
@@ -45,13 +46,18 @@ type leftover struct{ unit, what string }
 
 func platforms() []platform {
 	return []platform{
-		{name: "oci", need: needOCI, left: leftOCI, vanish: vanishOCI, decoy: decoyOCI, sweep: sweepOCI},
+		{name: "oci", need: needOCI, settings: func() string { return "runners:\n  oci: {subnet: " + subnet() + "}\n" }, left: leftOCI, vanish: vanishOCI, decoy: decoyOCI, sweep: sweepOCI},
 		{
-			name: "docker", need: needDocker, settings: "runners:\n  docker: {host: '" + os.Getenv(hostVar) + "'}\n",
+			name: "docker", need: needDocker, settings: func() string {
+				return "runners:\n  docker: {host: '" + os.Getenv(hostVar) + "', subnet: " + subnet() + "}\n"
+			},
 			left: leftDocker, vanish: vanishDocker, decoy: decoyDocker, sweep: sweepDocker,
 		},
 	}
 }
+
+// subnet is one of which there are more than of those that an engine chooses from.
+func subnet() string { return fmt.Sprintf("10.%d.%d.0/24", 64+rand.IntN(128), rand.IntN(256)) }
 
 // missing skips a test, or fails it where everything must be there.
 func missing(t *testing.T, why string) {

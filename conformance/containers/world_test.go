@@ -91,7 +91,7 @@ func serve(t *testing.T, p platform, o harness.Options) *world {
 	for name, text := range o.Project {
 		files[name] = text
 	}
-	files["waybill.yaml"] += p.settings
+	files["waybill.yaml"] += p.settings()
 	for name, text := range files {
 		files[name] = strings.NewReplacer("{{image}}", image, "{{base}}", reg.Host, "{{runner}}", p.name).Replace(text)
 	}
