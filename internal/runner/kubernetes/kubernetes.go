@@ -42,6 +42,7 @@ import (
 	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -92,8 +93,8 @@ type Runner struct {
 
 	mu     sync.Mutex
 	units  map[string]*unit
-	starts map[string]*turns // one start of a unit at a time
-	heard  map[types.UID]time.Time
+	starts map[string]*turns  // one start of a unit at a time
+	heard  map[types.UID]told // events of Jobs without pods
 	live   sync.WaitGroup
 }
 
@@ -311,14 +312,8 @@ func (r *Runner) create(ctx context.Context, s runner.Spec, set Settings) (*batc
 		return nil, err
 	}
 	for _, x := range o.secrets {
-		call, cancel := context.WithTimeout(ctx, callTimeout)
-		_, err := r.core.Secrets(r.namespace).Create(call, x, metav1.CreateOptions{})
-		cancel()
-		if apierrors.IsAlreadyExists(err) {
-			continue // of a start that was cut short
-		}
-		if err != nil {
-			return nil, apiError(ctx, err, "create", "secrets", r.namespace)
+		if err := r.createSecret(ctx, x); err != nil {
+			return nil, err
 		}
 	}
 	call, cancel := context.WithTimeout(ctx, callTimeout)
@@ -353,6 +348,24 @@ func (r *Runner) create(ctx context.Context, s runner.Spec, set Settings) (*batc
 		}
 	}
 	return job, nil
+}
+
+// createSecret makes a Secret of a unit that has no Job yet, so that one which is there
+// is of a start that was cut short, and used by nobody.
+func (r *Runner) createSecret(ctx context.Context, x *corev1.Secret) error {
+	for again := false; ; again = true {
+		call, cancel := context.WithTimeout(ctx, callTimeout)
+		_, err := r.core.Secrets(r.namespace).Create(call, x, metav1.CreateOptions{})
+		cancel()
+		if !apierrors.IsAlreadyExists(err) || again {
+			return apiError(ctx, err, "create", "secrets", r.namespace)
+		}
+		if gone, err := r.deleteSecret(ctx, x.Name); err != nil {
+			return err
+		} else if !gone {
+			return waybill.E(waybill.KindInvalid, "namespace %s has a Secret %s that is not of this server", r.namespace, x.Name).WithOp("create secrets", r.namespace)
+		}
+	}
 }
 
 // Recover implements [runner.Runner].
@@ -404,8 +417,15 @@ func (r *Runner) Wait(ctx context.Context, h runner.Handle) (runner.Exit, error)
 // none is a second, because a pod that is deleted without any is forgotten by the cluster
 // before it has ended.
 func (r *Runner) Stop(ctx context.Context, h runner.Handle, grace time.Duration) error {
+	_, err := r.getJob(ctx, h.Unit)
+	if waybill.IsKind(err, waybill.KindLost) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
 	// What is written first tells a server that starts later why the pod is gone.
-	err := r.annotate(ctx, h.Unit, map[string]string{noteStop: time.Now().UTC().Format(time.RFC3339)})
+	err = r.annotate(ctx, h.Unit, map[string]string{noteStop: time.Now().UTC().Format(time.RFC3339)})
 	if waybill.IsKind(err, waybill.KindLost) {
 		return nil
 	}
@@ -466,15 +486,33 @@ func (r *Runner) Remove(ctx context.Context, h runner.Handle) error {
 func (r *Runner) deleteSecrets(ctx context.Context, unit string) error {
 	var errs []error
 	for _, kind := range []string{"env", "files", "pull"} {
-		call, cancel := context.WithTimeout(ctx, callTimeout)
-		api := r.core.Secrets(r.namespace)
-		err := api.Delete(call, unit+"-"+kind, metav1.DeleteOptions{})
-		cancel()
-		if err != nil && !apierrors.IsNotFound(err) {
-			errs = append(errs, apiError(ctx, err, "delete", "secrets", r.namespace))
-		}
+		_, err := r.deleteSecret(ctx, unit+"-"+kind)
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// deleteSecret deletes a Secret if it is ours. It reports whether there is none of that
+// name any more.
+func (r *Runner) deleteSecret(ctx context.Context, name string) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	api := r.core.Secrets(r.namespace)
+	x, err := api.Get(ctx, name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return true, nil
+	}
+	if err != nil {
+		return false, apiError(ctx, err, "get", "secrets", r.namespace)
+	}
+	if x.Labels[container.LabelInstance] != asLabel(r.instance) {
+		return false, nil
+	}
+	err = api.Delete(ctx, name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &x.UID}})
+	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		err = nil
+	}
+	return err == nil, apiError(ctx, err, "delete", "secrets", r.namespace)
 }
 
 // List implements [runner.Runner].

@@ -497,31 +497,41 @@ func (r *Runner) getJob(ctx context.Context, unit string) (*batchv1.Job, error) 
 	return j, nil
 }
 
-// eventsOf is what the cluster last said of an object, for one reason.
+// told is what a cluster last said of an object.
+type told struct {
+	at   time.Time
+	text string
+}
+
+// eventsOf is what the cluster last said of an object, for one reason. It is asked every
+// few seconds.
 func (r *Runner) eventsOf(ctx context.Context, uid types.UID, reason string) string {
 	r.mu.Lock()
-	if r.heard == nil {
-		r.heard = map[types.UID]time.Time{}
-	}
-	if time.Since(r.heard[uid]) < 5*time.Second {
-		r.mu.Unlock()
-		return ""
-	}
-	r.heard[uid] = time.Now()
+	last := r.heard[uid]
 	r.mu.Unlock()
+	if time.Since(last.at) < 5*time.Second {
+		return last.text
+	}
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	l, err := r.core.Events(r.namespace).List(call, metav1.ListOptions{FieldSelector: "involvedObject.uid=" + string(uid), Limit: 50})
 	if err != nil {
-		return "" // only to be told; the right to list events may be missing
+		return last.text // only to be told; the right to list events may be missing
 	}
-	text, at := "", time.Time{}
+	now := told{at: time.Now()}
+	var newest time.Time
 	for _, e := range l.Items {
-		if e.Reason == reason && !e.LastTimestamp.Time.Before(at) {
-			text, at = oneLine(e.Message), e.LastTimestamp.Time
+		if e.Reason == reason && !e.LastTimestamp.Time.Before(newest) {
+			now.text, newest = oneLine(e.Message), e.LastTimestamp.Time
 		}
 	}
-	return text
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.heard) > 1000 || r.heard == nil {
+		r.heard = map[types.UID]told{}
+	}
+	r.heard[uid] = now
+	return now.text
 }
 
 func (r *Runner) deletePods(ctx context.Context, unit string, grace time.Duration) error {

@@ -161,6 +161,10 @@ func (c *Cluster) create(w http.ResponseWriter, q *http.Request, resource string
 		answer(w, 409, metav1.StatusReasonAlreadyExists, "%s %q already exists", resource, o.GetName())
 		return
 	}
+	if q.URL.Query().Get("dryRun") == "All" {
+		send(w, 201, o)
+		return
+	}
 	c.add(o)
 	send(w, 201, o)
 	if j, ok := o.(*batchv1.Job); ok {
@@ -361,7 +365,13 @@ func (c *Cluster) list(w http.ResponseWriter, q *http.Request, resource string) 
 
 func (c *Cluster) watch(w http.ResponseWriter, q *http.Request, resource string) {
 	sel, err := labels.Parse(q.URL.Query().Get("labelSelector"))
-	from, verr := strconv.ParseInt(q.URL.Query().Get("resourceVersion"), 10, 64)
+	version := q.URL.Query().Get("resourceVersion")
+	if version == "" { // from now on, as far as a test can tell
+		c.mu.Lock()
+		version = strconv.FormatInt(c.version, 10)
+		c.mu.Unlock()
+	}
+	from, verr := strconv.ParseInt(version, 10, 64)
 	if err != nil || verr != nil {
 		answer(w, 400, metav1.StatusReasonBadRequest, "no selector or version: %v %v", err, verr)
 		return
