@@ -21,6 +21,8 @@ have_postgres() {
 	[ -n "${WAYBILL_TEST_POSTGRES:-}" ] || command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1
 }
 have_rabbitmq() { [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ]; }
+have_runc() { [ "$(id -u)" != 0 ] || command -v runc >/dev/null; }
+have_busybox() { command -v busybox >/dev/null; }
 have_curl() { command -v curl >/dev/null; }
 have_npm() { command -v node >/dev/null && command -v npm >/dev/null; }
 # Azurite stands in for Azure Storage. This is the last version that runs on Debian's Node.
@@ -48,6 +50,8 @@ step "dependencies"
 need have_cc "gcc libc6-dev" "there is no race detector"
 need have_postgres "postgresql" "the tests of the PostgreSQL store are left out"
 need have_rabbitmq "rabbitmq-server" "the tests of messages from RabbitMQ are left out"
+need have_runc "runc" "the tests of containers without a daemon are left out"
+need have_busybox "busybox-static" "the tests of containers have no image"
 need have_curl "curl" "the example of the classic chain does not run"
 if ! have_azurite; then
 	need have_npm "nodejs npm" "Azurite cannot be installed"
