@@ -243,7 +243,8 @@ func (l *look) redraw(rows []client.Deployment) error {
 	if len(rows) == 0 && l.flags.output != "json" {
 		text = "no deployments found\n"
 	}
-	if !l.Terminal(l.Stdout) {
+	// JSON is for programs, also on a terminal: cut to the screen it would be none.
+	if !l.Terminal(l.Stdout) || l.flags.output == "json" {
 		if l.shown && l.flags.output != "json" {
 			text = "\n" + text
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -185,5 +186,32 @@ func TestF51_VersionFlag(t *testing.T) {
 	var v struct{ Version string }
 	if err := json.NewDecoder(res.Body).Decode(&v); err != nil || v.Version+"\n" != out.String() {
 		t.Errorf("--version says %q, the server %q, %v", out.String(), v.Version, err)
+	}
+}
+
+// The project is looked for with what was answered; that it is not there loses nothing.
+func TestF46_InitLooksForTheProject(t *testing.T) {
+	b := setup(t)
+	b.http = nil
+	var asked []string
+	status := http.StatusOK
+	ts := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked = append(asked, r.Method+" "+r.URL.Path+" "+r.Header.Get("Authorization"))
+		w.WriteHeader(status)
+	}))
+	defer ts.Close()
+	b.stdin = "port\ntug\nthe-pat\nn\n"
+	code, _, errs := b.run("init", "-i", "--azure-devops-url", ts.URL)
+	if want := "GET /port/_apis/projects/tug Basic OnRoZS1wYXQ="; code != 0 || len(asked) != 1 || asked[0] != want || !strings.Contains(errs, "opens project tug") {
+		t.Errorf("exit %d, asked %q, want %s\n%s", code, asked, want, errs)
+	}
+	status = http.StatusUnauthorized
+	b.stdin = "\nbarge\n\n\n"
+	code, _, errs = b.run("init", "-i", "--azure-devops-url", ts.URL)
+	if code != 0 || !strings.Contains(errs, "401") || strings.Contains(errs, "the-pat") || !strings.Contains(b.settings(), "project: barge") || !strings.Contains(b.settings(), "access_token: the-pat") {
+		t.Errorf("exit %d\n%s\n%s", code, errs, b.settings())
+	}
+	if old, err := os.ReadFile(filepath.Join(b.home, ".bedrock", "config.yaml.old")); err != nil || !strings.Contains(string(old), "project: tug") {
+		t.Errorf("what was there before is %q, %v", old, err)
 	}
 }
