@@ -152,7 +152,7 @@ func (r *Runner) armError(ctx context.Context, err error, op, image string) erro
 	}
 	lower := strings.ToLower(f.code + " " + f.message)
 	switch {
-	case f.code == "ContainerGroupQuotaReached" || strings.Contains(lower, "quota"):
+	case f.code == "ContainerGroupQuotaReached" || f.status != http.StatusNotFound && strings.Contains(lower, "quota") && strings.Contains(lower, "exceed"):
 		return pull(runner.ReasonPullQuota, unavailable("a quota of Azure is used up: %s", f.message).WithHint("ask Azure for more, or limit how many units run at once"))
 	case strings.Contains(lower, "not available in the location"):
 		return pull(runner.ReasonPullQuota, unavailable("the region has no room now: %s", f.message))

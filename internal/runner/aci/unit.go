@@ -294,7 +294,10 @@ func (r *Runner) openLog(unit string, g *group, s runner.Spec) (*logReader, erro
 }
 
 // mark is how much of the end is remembered to find the place again.
-const mark = 4096
+const mark = 64 << 10
+
+// mostKept is so much that what Azure returns may not be all there was. It speaks of 4 MB.
+const mostKept = 4_000_000
 
 // fetch asks for the log and keeps what is new.
 func (l *logReader) fetch(ctx context.Context) error {
@@ -303,12 +306,19 @@ func (l *logReader) fetch(ctx context.Context) error {
 		return err
 	}
 	news := ""
+	if l.size == 0 && len(text) >= mostKept {
+		l.out.Note("Azure keeps the newest 4 MB of a log: lines may be missing here")
+	}
 	switch {
 	case len(text) >= l.size && strings.HasSuffix(text[:l.size], l.had):
 		news = text[l.size:]
 	case l.had != "" && strings.Contains(text, l.had):
 		// The beginning is no longer there.
-		news = text[strings.LastIndex(text, l.had)+len(l.had):]
+		at := strings.LastIndex(text, l.had)
+		if strings.Index(text, l.had) != at {
+			l.out.Note("Azure no longer has all of this log, which repeats itself: lines may be missing here")
+		}
+		news = text[at+len(l.had):]
 	default:
 		l.out.Note("Azure no longer has all of this log: lines are missing here")
 		news = text
