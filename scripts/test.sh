@@ -13,8 +13,8 @@ packages=("$@")
 ci=${CI:-}
 
 # What tests need beyond Go. Each line: how to see that it is there, the Debian
-# package, and what is left out without it. Docker and Chromium will be added
-# here when tests need them.
+# package, and what is left out without it. Chromium will be added
+# here when tests need it.
 missing=()
 have_cc() { command -v gcc >/dev/null && [ -e /usr/include/stdlib.h ]; }
 have_postgres() {
@@ -22,8 +22,9 @@ have_postgres() {
 }
 have_rabbitmq() { [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ]; }
 have_runc() { [ "$(id -u)" != 0 ] || command -v runc >/dev/null; }
-have_busybox() { command -v busybox >/dev/null; }
 have_curl() { command -v curl >/dev/null; }
+have_docker() { command -v dockerd >/dev/null && command -v containerd >/dev/null && command -v runc >/dev/null; }
+have_busybox() { [ -x /bin/busybox ] && LC_ALL=C ldd /bin/busybox 2>&1 | grep -q 'not a dynamic'; }
 have_npm() { command -v node >/dev/null && command -v npm >/dev/null; }
 # Azurite stands in for Azure Storage. This is the last version that runs on Debian's Node.
 azurite_version=3.35.0
@@ -53,6 +54,7 @@ need have_rabbitmq "rabbitmq-server" "the tests of messages from RabbitMQ are le
 need have_runc "runc" "the tests of containers without a daemon are left out"
 need have_busybox "busybox-static" "the tests of containers have no image"
 need have_curl "curl" "the example of the classic chain does not run"
+need have_docker "docker.io" "the tests of containers of Docker are left out"
 if ! have_azurite; then
 	need have_npm "nodejs npm" "Azurite cannot be installed"
 	if have_npm; then

@@ -295,21 +295,23 @@ func TestUnitsReachTheGateway(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	called := make(chan string, 1)
+	called := make(chan string, 2)
 	s := &http.Server{Handler: http.HandlerFunc(func(_ http.ResponseWriter, q *http.Request) { called <- q.URL.Path })}
 	go func() { _ = s.Serve(l) }()
 	defer s.Close()
-	sp := script(t, w, "calls", "wget -q -O /dev/null http://"+l.Addr().String()+"/from-the-unit", map[string]any{"network": "bridge"})
+	sp := script(t, w, "calls", fmt.Sprintf("wget -q -O /dev/null http://%s/by-address && wget -q -O /dev/null http://host.waybill.internal:%d/by-name", l.Addr(), l.Addr().(*net.TCPAddr).Port), map[string]any{"network": "bridge"})
 	if e := mustExit(t, r, insist(t, r, sp)); !e.OK() {
 		t.Errorf("exit = %+v, log %q", e, logOf(t, sp))
 	}
-	select {
-	case path := <-called:
-		if path != "/from-the-unit" {
-			t.Errorf("path = %q", path)
+	for _, want := range []string{"/by-address", "/by-name"} {
+		select {
+		case path := <-called:
+			if path != want {
+				t.Errorf("path = %q, want %q", path, want)
+			}
+		default:
+			t.Errorf("nobody called %s", want)
 		}
-	default:
-		t.Error("nobody called")
 	}
 	again, err := r.Gateway(t.Context())
 	if err != nil || again != gateway {

@@ -31,12 +31,23 @@ func (r *Runner) Gateway(ctx context.Context) (netip.Addr, error) {
 		}
 		return netip.Addr{}, err
 	}
-	for _, c := range n.IPAM.Config {
-		if c.Gateway.Is4() {
-			return c.Gateway, nil
-		}
+	if gateway, ok := gatewayOf(n); ok {
+		return gateway, nil
 	}
 	return netip.Addr{}, waybill.E(waybill.KindUnavailable, "the network %s has no gateway", n.Name)
+}
+
+// hostName is what units on the bridge call this machine.
+const hostName = "host.waybill.internal"
+
+// gatewayOf is the address of the engine's machine in a network.
+func gatewayOf(n network.Inspect) (netip.Addr, bool) {
+	for _, c := range n.IPAM.Config {
+		if c.Gateway.Is4() {
+			return c.Gateway, true
+		}
+	}
+	return netip.Addr{}, false
 }
 
 // network finds or makes the network of units. It stays when the last unit is gone, as
@@ -70,11 +81,6 @@ func (r *Runner) network(ctx context.Context) (network.Inspect, error) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.gateway = netip.Addr{}
-	for _, c := range got.Network.IPAM.Config {
-		if c.Gateway.Is4() {
-			r.gateway = c.Gateway
-		}
-	}
+	r.gateway, _ = gatewayOf(got.Network)
 	return got.Network, nil
 }

@@ -216,8 +216,12 @@ func (r *Runner) config(s runner.Spec, set container.Settings, img image, files 
 	return c, nil
 }
 
-// overhead is how many threads the first process has.
-const overhead = 12
+// What the first process needs itself, so that the unit has what it was promised: threads,
+// and bytes of memory.
+const (
+	ownThreads = 12
+	ownMemory  = 12 << 20
+)
 
 func (r *Runner) hostConfig(ctx context.Context, s runner.Spec, set container.Settings, img image, files string, e engine) (*dockercontainer.HostConfig, error) {
 	hc := &dockercontainer.HostConfig{
@@ -234,10 +238,11 @@ func (r *Runner) hostConfig(ctx context.Context, s runner.Spec, set container.Se
 	}
 	hc.NanoCPUs = int64(set.CPU) * 1_000_000
 	if set.Memory > 0 {
-		hc.Memory, hc.MemorySwap = int64(set.Memory), int64(set.Memory)
+		limit := int64(set.Memory) + ownMemory
+		hc.Memory, hc.MemorySwap = limit, limit
 	}
 	if set.Pids > 0 {
-		limit := int64(set.Pids + overhead)
+		limit := int64(set.Pids + ownThreads)
 		hc.PidsLimit = &limit
 	}
 	network := set.Network
@@ -251,6 +256,9 @@ func (r *Runner) hostConfig(ctx context.Context, s runner.Spec, set container.Se
 			return nil, err
 		}
 		hc.NetworkMode = dockercontainer.NetworkMode(n.Name)
+		if gateway, ok := gatewayOf(n); ok {
+			hc.ExtraHosts = []string{hostName + ":" + gateway.String()}
+		}
 	}
 	mounts, err := r.mounts(ctx, s, img, files)
 	hc.Mounts = mounts
