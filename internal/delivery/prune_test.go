@@ -203,3 +203,42 @@ func TestF86Unsynced(t *testing.T) {
 		t.Error(d)
 	}
 }
+
+// An alert is told of when it begins, once, however many servers look; and again when it
+// begins again.
+func TestF86AlertsAreToldOnce(t *testing.T) {
+	stores(t, func(t *testing.T, st store.Store) {
+		now := deliverytest.Now
+		servers := []*delivery.Service{
+			delivery.New(delivery.Options{Store: st, Now: func() time.Time { return now }}), delivery.New(delivery.Options{Store: st, Now: func() time.Time { return now }}),
+		}
+		tell(t, servers[0], report{Kind: "config", Run: "1", ImageTag: "app:1", Ring: "prod", ConfigCommit: "h1", Service: "app", Time: now.Add(-2 * time.Hour)})
+		told := func(want int) {
+			t.Helper()
+			for _, s := range servers {
+				if err := s.TellAlerts(t.Context(), 0, 0); err != nil {
+					t.Fatal(err)
+				}
+			}
+			events, err := st.Events(t.Context(), "", "delivery/default", "", 100)
+			if err != nil || len(events) != want {
+				t.Fatalf("%d events, want %d: %v", len(events), want, err)
+			}
+			for _, e := range events {
+				if e.Kind != "delivery.alert" || !strings.Contains(string(e.Data), `"kind":"stuck"`) {
+					t.Errorf("%s %s", e.Kind, e.Data)
+				}
+			}
+		}
+		told(1)
+		told(1)
+		// It goes on, and gets stuck again.
+		tell(t, servers[0], report{Kind: "manifest", Run: "2", ConfigCommit: "h1", Status: "running", Time: now})
+		told(1)
+		now = now.Add(2 * time.Hour)
+		told(2)
+		if r, err := servers[1].Rebuild(t.Context(), ""); err != nil || r.Fixed != 0 {
+			t.Errorf("%+v %v", r, err)
+		}
+	})
+}
