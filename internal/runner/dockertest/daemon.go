@@ -5,6 +5,7 @@ package dockertest
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -88,7 +89,7 @@ func (d *Daemon) Restart() error {
 	// Neither a bridge nor rules of its own on this machine: tests make their networks.
 	cmd := exec.Command("dockerd", "--data-root", filepath.Join(d.dir, "data"), "--exec-root", filepath.Join(d.dir, "exec"),
 		"--pidfile", filepath.Join(d.dir, "docker.pid"), "--host", d.Host(), "--bridge", "none", "--iptables=false", "--ip6tables=false",
-		"--userland-proxy=false", "--max-download-attempts", "1", "--shutdown-timeout", "1", "--log-level", "warn")
+		"--userland-proxy=false", "--default-address-pool", "base=10.208.0.0/12,size=24", "--max-download-attempts", "1", "--shutdown-timeout", "1", "--log-level", "warn")
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 	started, done := make(chan error), make(chan error, 1)
@@ -108,10 +109,43 @@ func (d *Daemon) Restart() error {
 	return d.await()
 }
 
-func (d *Daemon) await() error {
-	c := &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+// empty removes what would outlive the engine: containers, and the networks that are
+// devices of this machine.
+func (d *Daemon) empty() {
+	c := d.client(30 * time.Second)
+	for _, kind := range []struct{ list, remove, query string }{
+		{"/containers/json?all=1", "/containers/", "?force=1&v=1"}, {"/networks", "/networks/", ""},
+	} {
+		res, err := c.Get("http://docker" + kind.list)
+		if err != nil {
+			return
+		}
+		var items []struct{ ID, Name, Driver string }
+		err = json.NewDecoder(res.Body).Decode(&items)
+		_ = res.Body.Close()
+		if err != nil {
+			return
+		}
+		for _, i := range items {
+			q, err := http.NewRequest(http.MethodDelete, "http://docker"+kind.remove+i.ID+kind.query, nil)
+			if err != nil || i.Driver == "host" || i.Driver == "null" {
+				continue
+			}
+			if res, err := c.Do(q); err == nil {
+				_ = res.Body.Close()
+			}
+		}
+	}
+}
+
+func (d *Daemon) client(limit time.Duration) *http.Client {
+	return &http.Client{Timeout: limit, Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", d.Socket())
 	}}}
+}
+
+func (d *Daemon) await() error {
+	c := d.client(2 * time.Second)
 	for end := time.Now().Add(60 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		select {
 		case err := <-d.done:
@@ -163,6 +197,10 @@ func (d *Daemon) end(sig syscall.Signal) {
 
 // Stop ends the engine and everything it started, and removes its folder.
 func (d *Daemon) Stop() error {
+	if d.pid == 0 {
+		_ = d.Restart() // only it knows its networks
+	}
+	d.empty()
 	d.end(syscall.SIGTERM)
 	// What an engine that was killed could not end.
 	d.endContainerd()
