@@ -80,6 +80,11 @@ func ParseRepository(text string, hosts ...Host) (Repository, error) {
 	host = strings.TrimPrefix(strings.ToLower(strings.TrimSuffix(host, ".")), "www.")
 	r := Repository{Host: host}
 	parts := split(path)
+	for _, p := range parts { // they become paths of calls
+		if p == "." || p == ".." {
+			return wrong("its path cannot be that of a repository")
+		}
+	}
 	for _, h := range hosts {
 		if h.Web == nil || !sameHost(h.Web, host) {
 			continue
@@ -118,10 +123,8 @@ func ParseRepository(text string, hosts ...Host) (Repository, error) {
 	if len(parts) < 2 && !(r.Kind == GitLab && len(parts) == 1 && number(parts[0])) {
 		return wrong("it has no owner and name")
 	}
-	for _, p := range parts {
-		if p == "" || p == "." || p == ".." {
-			return wrong("its path cannot be that of a repository")
-		}
+	if parts[len(parts)-1] == "" {
+		return wrong("it has no name")
 	}
 	r.Path = strings.Join(parts, "/")
 	return r, nil

@@ -62,7 +62,7 @@ func TestParseRepository(t *testing.T) {
 			t.Errorf("%s: %+v, %v; want %+v", text, got, err, want)
 		}
 	}
-	for _, bad := range []string{"", " ", "app", "https://", "https://github.com", "https://github.com/acme", "https://s3cr3t@dev.azure.com/acme/app", "a b/c", "https://github.com/../x", "https://u:s3cr3t@gitlab.com/%zz/x", "https://dev.azure.com/_git/app"} {
+	for _, bad := range []string{"", " ", "app", "https://", "https://github.com", "https://github.com/acme", "https://s3cr3t@dev.azure.com/acme/app", "a b/c", "https://github.com/../x", "https://dev.azure.com/a/../_git/x", "https://github.com/acme/.git", "git@ssh.dev.azure.com:v3/../b/c", "https://u:s3cr3t@gitlab.com/%zz/x", "https://dev.azure.com/_git/app"} {
 		r, err := provider.ParseRepository(bad, hosts...)
 		if !waybill.IsKind(err, waybill.KindInvalid) || strings.Contains(err.Error(), "s3cr3t") {
 			t.Errorf("%q: %+v, %v", bad, r, err)

@@ -22,6 +22,15 @@ func NoCommit(err error) bool {
 	return errors.As(err, &e) && e.Kind == waybill.KindInvalid && strings.Contains(e.Msg, "(422")
 }
 
+// CheckNumber refuses what is no number of a pull request: whoever reports writes these,
+// and they become part of a path.
+func CheckNumber(id string) error {
+	if !number(id) {
+		return waybill.E(waybill.KindNotFound, "%.60q is no number of a pull request", id)
+	}
+	return nil
+}
+
 // IsCommit reports whether a text is the id of a commit, whole or cut to seven digits or
 // more.
 func IsCommit(s string) bool {

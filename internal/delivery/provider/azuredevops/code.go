@@ -57,6 +57,9 @@ func (a *AzureDevOps) Commit(ctx context.Context, r provider.Repository, sha str
 
 // PullRequest implements provider.Provider.
 func (a *AzureDevOps) PullRequest(ctx context.Context, r provider.Repository, id string) (provider.PullRequest, error) {
+	if err := provider.CheckNumber(id); err != nil {
+		return provider.PullRequest{}, err
+	}
 	path, err := repo(r, "/pullrequests/"+url.PathEscape(id))
 	if err != nil {
 		return provider.PullRequest{}, err

@@ -274,6 +274,9 @@ func (g *GitHub) missing(ctx context.Context, r provider.Repository, err error) 
 
 // PullRequest implements provider.Provider.
 func (g *GitHub) PullRequest(ctx context.Context, r provider.Repository, id string) (provider.PullRequest, error) {
+	if err := provider.CheckNumber(id); err != nil {
+		return provider.PullRequest{}, err
+	}
 	path, err := repo(r, "pulls", id)
 	if err != nil {
 		return provider.PullRequest{}, err

@@ -187,6 +187,9 @@ func (g *GitLab) avatar(ctx context.Context, email string) string {
 
 // PullRequest implements provider.Provider: a merge request by its number in the project.
 func (g *GitLab) PullRequest(ctx context.Context, r provider.Repository, id string) (provider.PullRequest, error) {
+	if err := provider.CheckNumber(id); err != nil {
+		return provider.PullRequest{}, err
+	}
 	path, err := project(r, "merge_requests", id)
 	if err != nil {
 		return provider.PullRequest{}, err

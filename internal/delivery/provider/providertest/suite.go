@@ -197,6 +197,14 @@ func testPulls(t *testing.T, s Setup) {
 	}
 	_, err = b.P.PullRequest(t.Context(), b.Repo, "99")
 	wantKind(t, "a pull request that is not there", err, waybill.KindNotFound)
+	b.World.Forget()
+	for _, id := range []string{"../../user", "42/../43", "", "x"} {
+		_, err = b.P.PullRequest(t.Context(), b.Repo, id)
+		wantKind(t, "pull request "+id, err, waybill.KindNotFound)
+	}
+	if len(b.World.Calls()) > 0 {
+		t.Errorf("what is no number is asked for: %q", b.World.Calls())
+	}
 }
 
 func testTags(t *testing.T, s Setup) {
