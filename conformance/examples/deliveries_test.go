@@ -56,7 +56,7 @@ func TestDeliveries(t *testing.T) {
 		}
 		return nil
 	})
-	e.holds("trace of our own", e.must("deployment", "trace", "docs:main-1"), "manifest commit", "sha256:")
+	e.holds("trace of our own", e.must("deployment", "trace", "docs:main-1"), "image docs:main-1", "manifest commit", "/api/v1/runs/")
 
 	bad := filepath.Join(t.TempDir(), "bad.ndjson")
 	if err := os.WriteFile(bad, []byte("{\"kind\":\"build\",\"image_tag\":\"never:1\",\"time\":\"-1h\"}\n{\"kind\":\"build\",\"time\":\"-1x\"}\n"), 0o600); err != nil {
