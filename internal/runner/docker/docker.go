@@ -108,6 +108,9 @@ type Options struct {
 	// ProgramArgs. Empty means this program, which is static in what we release.
 	Program     string
 	ProgramArgs []string
+	// Unprivileged says that this server may not touch files of other users, so that a
+	// container does so for it. It is, unless its user is root.
+	Unprivileged bool
 	// Patience is how long a call may take, and Wait goes on without an answer of the
 	// engine. Default 30 s.
 	Patience time.Duration
@@ -127,6 +130,7 @@ type Runner struct {
 	remote bool   // the engine is on another machine
 
 	starting keyed
+	making   sync.Mutex // of the network
 
 	mu      sync.Mutex
 	units   map[string]*unit
@@ -164,6 +168,7 @@ func New(o Options) (*Runner, error) {
 		}
 		o.Program = exe
 	}
+	o.Unprivileged = o.Unprivileged || os.Geteuid() != 0
 	host := hostOf(o.Config)
 	opts := []client.Opt{client.WithHost(host), client.WithUserAgent("waybill")}
 	if o.TLSCA != "" || o.TLSCert != "" {

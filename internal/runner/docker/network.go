@@ -53,6 +53,9 @@ func gatewayOf(n network.Inspect) (netip.Addr, bool) {
 // network finds or makes the network of units. It stays when the last unit is gone, as
 // the callback listener has its address; it costs nothing.
 func (r *Runner) network(ctx context.Context) (network.Inspect, error) {
+	// An engine makes two of one name for those who ask at once.
+	r.making.Lock()
+	defer r.making.Unlock()
 	look := func() (client.NetworkInspectResult, error) {
 		return call(ctx, r, func(ctx context.Context) (client.NetworkInspectResult, error) {
 			return r.api.NetworkInspect(ctx, r.networkName(), client.NetworkInspectOptions{})
