@@ -19,7 +19,7 @@ import (
 
 // Filters and orders together give what sorting all rows gives, page by page, in both
 // stores.
-func TestF29FiltersInEveryOrder(t *testing.T) {
+func TestF29_FiltersInEveryOrder(t *testing.T) {
 	stores(t, func(t *testing.T, st store.Store) {
 		s := delivery.New(delivery.Options{Store: st})
 		for i := range 60 {

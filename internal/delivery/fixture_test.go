@@ -95,7 +95,7 @@ func load(t testing.TB, s *delivery.Service, reports []report) {
 }
 
 // Every row of the set, field by field, whatever the order of its reports.
-func TestF29Fixture(t *testing.T) {
+func TestF29_Fixture(t *testing.T) {
 	stores(t, func(t *testing.T, st store.Store) {
 		s := delivery.New(delivery.Options{Store: st, Now: func() time.Time { return deliverytest.Now }})
 		reports := deliverytest.Reports()
@@ -141,7 +141,7 @@ func TestF29Fixture(t *testing.T) {
 }
 
 // Each filter alone, and all of them together, for every value there is.
-func TestF29FiltersOfTheFixture(t *testing.T) {
+func TestF29_FiltersOfTheFixture(t *testing.T) {
 	s := delivery.New(delivery.Options{Store: lite(t), Now: func() time.Time { return deliverytest.Now }})
 	reports := deliverytest.Reports()
 	want := deliverytest.Rows(reports)

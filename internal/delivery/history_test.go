@@ -49,7 +49,7 @@ func (f *feed) where() string {
 	return strings.Join(out, "; ")
 }
 
-func TestF70ClustersHaveWhatTheirRevisionCameOf(t *testing.T) {
+func TestF70_ClustersHaveWhatTheirRevisionCameOf(t *testing.T) {
 	rows := slices.Concat(deliver("a", "1", "prod", "m1"), deliver("b", "1", "prod", "m2"), deliver("a", "2", "prod", "m3"))
 	for i := range rows {
 		rows[i].Time = noon.Add(time.Duration(i-20) * time.Minute)
@@ -85,7 +85,7 @@ func TestF70ClustersHaveWhatTheirRevisionCameOf(t *testing.T) {
 }
 
 // A cluster that comes late takes everything at once: the newest is there.
-func TestF70FirstRevisionOfACluster(t *testing.T) {
+func TestF70_FirstRevisionOfACluster(t *testing.T) {
 	rows := slices.Concat(deliver("a", "1", "prod", "m1"), deliver("b", "1", "prod", "m2"), deliver("a", "2", "prod", "m3"))
 	for i := range rows {
 		rows[i].Time = noon // nothing but the history says what came first
@@ -101,7 +101,7 @@ func TestF70FirstRevisionOfACluster(t *testing.T) {
 }
 
 // What a later revision says holds of what it contains, until that has worked once.
-func TestF70StatesThroughLaterRevisions(t *testing.T) {
+func TestF70_StatesThroughLaterRevisions(t *testing.T) {
 	rows := slices.Concat(deliver("a", "1", "prod", "m1"), deliver("b", "1", "prod", "m2"))
 	for i := range rows {
 		rows[i].Time = noon.Add(-time.Hour)
@@ -138,7 +138,7 @@ func TestF70StatesThroughLaterRevisions(t *testing.T) {
 }
 
 // A cluster that is set to an earlier revision does not have any more what came after it.
-func TestF70ClusterGoesBack(t *testing.T) {
+func TestF70_ClusterGoesBack(t *testing.T) {
 	rows := slices.Concat(deliver("a", "1", "prod", "m1"), deliver("b", "1", "prod", "m2"), deliver("a", "2", "prod", "m3"))
 	for i := range rows {
 		rows[i].Time = noon.Add(time.Duration(i-20) * time.Minute)
@@ -166,7 +166,7 @@ func TestF70ClusterGoesBack(t *testing.T) {
 }
 
 // What is told of a ring, or of a service, holds of no other.
-func TestF70Scopes(t *testing.T) {
+func TestF70_Scopes(t *testing.T) {
 	rows := slices.Concat(deliver("o/a", "1", "prod", "m1"), deliver("o/a", "1", "dev", "m2"), deliver("b", "1", "prod", "m3"))
 	f := newFeed(t)
 	f.tell(rows...)
@@ -177,7 +177,7 @@ func TestF70Scopes(t *testing.T) {
 }
 
 // Merges: a cluster has what any parent brought.
-func TestF70Merges(t *testing.T) {
+func TestF70_Merges(t *testing.T) {
 	f := newFeed(t)
 	f.tell(slices.Concat(deliver("a", "1", "prod", "m1"), deliver("b", "1", "prod", "m2"))...)
 	f.tell(at("w", "m9", "healthy", 1), report{Kind: waybill.ReportHistory, Time: noon, History: []waybill.CommitParents{{Commit: "m1"}, {Commit: "m2"}, {Commit: "m9", Parents: []string{"m1", "m2"}}}})
@@ -187,7 +187,7 @@ func TestF70Merges(t *testing.T) {
 }
 
 // Commits are known by as many digits as whoever tells of them writes.
-func TestF70Prefixes(t *testing.T) {
+func TestF70_Prefixes(t *testing.T) {
 	const a, b = "abcdef0123456789abcdef0123456789abcdef01", "1234567012345678901234567890123456789012"
 	permute([]report{
 		{Kind: waybill.ReportHistory, Time: noon, History: []waybill.CommitParents{{Commit: b, Parents: []string{a}}}},
@@ -203,7 +203,7 @@ func TestF70Prefixes(t *testing.T) {
 
 // Any history and any reports of clusters, in any order: a cluster has what its revisions
 // came of, since the first of them.
-func TestF70AnyHistory(t *testing.T) {
+func TestF70_AnyHistory(t *testing.T) {
 	rapid.Check(t, func(r *rapid.T) {
 		n := rapid.IntRange(2, 7).Draw(r, "commits")
 		name := func(i int) string { return fmt.Sprintf("m%d", i) }

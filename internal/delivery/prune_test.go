@@ -46,7 +46,7 @@ func ids(p waybill.Pruned) (out []string) {
 	return out
 }
 
-func TestF24Prune(t *testing.T) {
+func TestF24_Prune(t *testing.T) {
 	stores(t, func(t *testing.T, st store.Store) {
 		for _, keep := range []int{0, 1, 2, 5} {
 			partition := fmt.Sprint("keep", keep)
@@ -107,7 +107,7 @@ func TestF24Prune(t *testing.T) {
 }
 
 // Forgetting does not tie what was in doubt.
-func TestF24PruneTiesNothing(t *testing.T) {
+func TestF24_PruneTiesNothing(t *testing.T) {
 	s := delivery.New(delivery.Options{Store: lite(t), Now: func() time.Time { return day(100) }})
 	tell(t, s,
 		report{Kind: "build", Run: "1", ImageTag: "1.0", Service: "a", Commit: "c1", Time: noon},
@@ -122,7 +122,7 @@ func TestF24PruneTiesNothing(t *testing.T) {
 	}
 }
 
-func TestF86Alerts(t *testing.T) {
+func TestF86_Alerts(t *testing.T) {
 	stores(t, func(t *testing.T, st store.Store) {
 		s := delivery.New(delivery.Options{Store: st, Now: func() time.Time { return deliverytest.Now }})
 		tell(t, s, deliverytest.Reports()...)
@@ -188,7 +188,7 @@ func TestF86Alerts(t *testing.T) {
 func dedup(list []string) []string { slices.Sort(list); return slices.Compact(list) }
 
 // A cluster that does not take the newest manifests is seen.
-func TestF86Unsynced(t *testing.T) {
+func TestF86_Unsynced(t *testing.T) {
 	s := delivery.New(delivery.Options{Store: lite(t), Now: func() time.Time { return day(4) }})
 	week(t, s)
 	got, err := s.Alerts(t.Context(), waybill.AlertQuery{Silent: 1000 * time.Hour})
@@ -206,7 +206,7 @@ func TestF86Unsynced(t *testing.T) {
 
 // An alert is told of when it begins, once, however many servers look; and again when it
 // begins again.
-func TestF86AlertsAreToldOnce(t *testing.T) {
+func TestF86_AlertsAreToldOnce(t *testing.T) {
 	stores(t, func(t *testing.T, st store.Store) {
 		now := deliverytest.Now
 		servers := []*delivery.Service{

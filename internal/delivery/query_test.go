@@ -16,7 +16,7 @@ import (
 
 func day(n int) time.Time { return noon.AddDate(0, 0, n) }
 
-func TestF29Filters(t *testing.T) {
+func TestF29_Filters(t *testing.T) {
 	stores(t, func(t *testing.T, st store.Store) {
 		s := delivery.New(delivery.Options{Store: st})
 		for i := range 12 {
@@ -63,15 +63,21 @@ func TestF29Filters(t *testing.T) {
 	})
 }
 
-func TestF18Pages(t *testing.T) {
+func TestF18_Pages(t *testing.T) {
 	stores(t, func(t *testing.T, st store.Store) {
 		s := delivery.New(delivery.Options{Store: st})
 		done := make(chan error)
-		const n = 300
+		const n = 2500
+		slots := make(chan struct{}, 64)
 		for i := range n {
 			// Three of every time: the id decides among them.
 			r := report{Kind: "build", ImageTag: fmt.Sprint("app:", i), Service: fmt.Sprint("s", i%7), Commit: fmt.Sprint("c", i), Time: noon.Add(time.Duration(i/3) * time.Second)}
-			go func() { _, err := s.Report(t.Context(), r, waybill.Principal{}); done <- err }()
+			go func() {
+				slots <- struct{}{}
+				_, err := s.Report(t.Context(), r, waybill.Principal{})
+				<-slots
+				done <- err
+			}()
 		}
 		for range n {
 			if err := <-done; err != nil {
@@ -131,7 +137,7 @@ func week(t testing.TB, s *delivery.Service) {
 	tell(t, s, synced("east", "mp2", "failed", day(3).Add(time.Hour)))
 }
 
-func TestF80Matrix(t *testing.T) {
+func TestF80_Matrix(t *testing.T) {
 	stores(t, func(t *testing.T, st store.Store) {
 		s := delivery.New(delivery.Options{Store: st, Now: func() time.Time { return day(4) }})
 		week(t, s)
@@ -159,7 +165,7 @@ func TestF80Matrix(t *testing.T) {
 	})
 }
 
-func TestF81Diff(t *testing.T) {
+func TestF81_Diff(t *testing.T) {
 	s := delivery.New(delivery.Options{Store: lite(t)})
 	week(t, s)
 	got, err := s.Diff(t.Context(), "", "DEV", "prod")
@@ -182,7 +188,7 @@ func TestF81Diff(t *testing.T) {
 	}
 }
 
-func TestF82Lag(t *testing.T) {
+func TestF82_Lag(t *testing.T) {
 	s := delivery.New(delivery.Options{Store: lite(t), Now: func() time.Time { return day(4) }})
 	week(t, s)
 	got, err := s.Lag(t.Context(), "", "dev", "prod")
@@ -199,7 +205,7 @@ func TestF82Lag(t *testing.T) {
 	}
 }
 
-func TestF83Rollback(t *testing.T) {
+func TestF83_Rollback(t *testing.T) {
 	s := delivery.New(delivery.Options{Store: lite(t)})
 	week(t, s)
 	got, err := s.Rollbacks(t.Context(), "", "prod", "app")
@@ -220,7 +226,7 @@ func TestF83Rollback(t *testing.T) {
 	}
 }
 
-func TestF84DORA(t *testing.T) {
+func TestF84_DORA(t *testing.T) {
 	stores(t, func(t *testing.T, st store.Store) {
 		s := delivery.New(delivery.Options{Store: st})
 		week(t, s)
@@ -262,7 +268,7 @@ func TestF84DORA(t *testing.T) {
 	})
 }
 
-func TestF85Trace(t *testing.T) {
+func TestF85_Trace(t *testing.T) {
 	stores(t, func(t *testing.T, st store.Store) {
 		s := delivery.New(delivery.Options{Store: st})
 		const source, branch, merge, manifest = "aaaaaaa1111111111111111111111111111111aa", "bbbbbbb1", "ccccccc1", "ddddddd1"
@@ -318,7 +324,7 @@ func TestF85Trace(t *testing.T) {
 	})
 }
 
-func TestF88Inbox(t *testing.T) {
+func TestF88_Inbox(t *testing.T) {
 	stores(t, func(t *testing.T, st store.Store) {
 		s := delivery.New(delivery.Options{Store: st})
 		tell(t, s, flow("app", "1", "dev", "h1", "m1", noon)...)
@@ -348,6 +354,44 @@ func TestF88Inbox(t *testing.T) {
 		}
 		if r, err := s.Rebuild(t.Context(), ""); err != nil || r.Fixed != 0 {
 			t.Errorf("a replay does not keep it: %+v %v", r, err)
+		}
+	})
+}
+
+// What looks like SQL, or like a filter of the older service, is a name like any other.
+func TestF19_NamesMatchLiterally(t *testing.T) {
+	stores(t, func(t *testing.T, st store.Store) {
+		s := delivery.New(delivery.Options{Store: st})
+		odd := []string{"it's", `" or 1 eq 1`, "a' or '1'='1", "100%", "a_b", `back\slash`, "--", "/etc/../x", "ünïcödé", "a/b c?d#e"}
+		for i, name := range odd {
+			for _, p := range []string{"", "p " + name} {
+				tell(t, s,
+					report{Kind: "build", Partition: p, Run: "run " + name, ImageTag: name, Service: "svc " + name, Commit: fmt.Sprint("c", i), Time: noon},
+					report{Kind: "config", Partition: p, Run: "c" + name, ImageTag: name, Ring: "ring " + name, ConfigCommit: "h " + name, Time: noon},
+					report{Kind: "manifest", Partition: p, Run: "m" + name, ConfigCommit: "h " + name, ManifestCommit: "m " + name, Time: noon},
+					report{Kind: "sync", Partition: p, Cluster: "cl " + name, ManifestCommit: "m " + name, ClusterState: "healthy", Time: noon})
+			}
+		}
+		for _, name := range odd {
+			for what, f := range map[string]waybill.DeploymentFilter{
+				"tag": {ImageTag: name}, "ring": {Ring: "ring " + name}, "build": {Build: "run " + name}, "partition": {Partition: "p " + name},
+				"tag by ring": {ImageTag: name, Sort: waybill.SortRing}, "service": {Service: "svc " + name},
+			} {
+				rows := list(t, s, f)
+				if len(rows) != 1 || rows[0].ImageTag != name || len(rows[0].Clusters) != 1 || rows[0].Clusters[0].State != "healthy" {
+					t.Errorf("%s %q: %d rows", what, name, len(rows))
+				}
+			}
+			if got, err := s.Trace(t.Context(), "", name); err != nil || len(got) != 1 {
+				t.Errorf("trace of %q: %d %v", name, len(got), err)
+			}
+			m, err := s.Matrix(t.Context(), "p "+name)
+			if err != nil || len(m.Cells) != 2 || m.Cells[1].Cluster != "cl "+name {
+				t.Errorf("matrix of %q: %+v %v", name, m.Cells, err)
+			}
+			if r, err := s.Rebuild(t.Context(), "p "+name); err != nil || r.Fixed != 0 || r.Rows != 1 {
+				t.Errorf("rebuild of %q: %+v %v", name, r, err)
+			}
 		}
 	})
 }

@@ -8,7 +8,7 @@ import (
 	"github.com/waybill-run/waybill"
 )
 
-func TestF87NothingSecretIsKept(t *testing.T) {
+func TestF87_NothingSecretIsKept(t *testing.T) {
 	for in, want := range map[string]string{
 		"https://ci.example.com/run/7?tab=log":                       "https://ci.example.com/run/7?tab=log",
 		"https://ann:hunter2@ci.example.com/run/7":                   "https://ci.example.com/run/7",

@@ -6,7 +6,7 @@ import (
 	"github.com/waybill-run/waybill"
 )
 
-func TestF13SameCommit(t *testing.T) {
+func TestF13_SameCommit(t *testing.T) {
 	const full = "40d6b21b9c1f0e5a7d3c2b1a0f9e8d7c6b5a4f3e"
 	for _, c := range []struct {
 		a, b string
@@ -46,7 +46,7 @@ func TestRepositoriesHoweverTheyAreWritten(t *testing.T) {
 	}
 }
 
-func TestF81Links(t *testing.T) {
+func TestF81_Links(t *testing.T) {
 	for repo, want := range map[string]string{
 		"https://github.com/o/App.git":        "https://github.com/o/App/compare/a...b",
 		"git@github.com:o/app.git":            "https://github.com/o/app/compare/a...b",

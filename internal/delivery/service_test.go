@@ -144,7 +144,7 @@ func shape(rows []waybill.Deployment) []string {
 
 // Whatever the order and however often: the rows are those that were meant, and the
 // events make the same rows again.
-func TestR1RowsFollowFromEvents(t *testing.T) {
+func TestF20_R1RowsFollowFromEvents(t *testing.T) {
 	stores(t, func(t *testing.T, st store.Store) {
 		n := atomic.Int64{}
 		rapid.Check(t, func(t *rapid.T) {
@@ -219,11 +219,15 @@ func synced(cluster, manifest string, state waybill.ClusterState, at time.Time) 
 	return report{Kind: "sync", Cluster: cluster, ManifestCommit: manifest, ClusterState: state, Time: at}
 }
 
-func TestF17ManyAtOnce(t *testing.T) {
+func TestF17_ManyAtOnce(t *testing.T) {
 	stores(t, func(t *testing.T, st store.Store) {
 		// Two servers over one store.
 		servers := []*delivery.Service{delivery.New(delivery.Options{Store: st}), delivery.New(delivery.Options{Store: st})}
-		for round := range 5 {
+		rounds := 100
+		if st.Info().Engine != "sqlite" || testing.Short() {
+			rounds = 10
+		}
+		for round := range rounds {
 			partition := fmt.Sprint("round", round)
 			var wg sync.WaitGroup
 			for i := range 10 {
@@ -317,7 +321,7 @@ func TestReportsThatAreRefused(t *testing.T) {
 	}
 }
 
-func TestF16Partitions(t *testing.T) {
+func TestF16_Partitions(t *testing.T) {
 	stores(t, func(t *testing.T, st store.Store) {
 		s := delivery.New(delivery.Options{Store: st})
 		for i, p := range []string{"a", "a/b", "a' or 1 eq 1"} {

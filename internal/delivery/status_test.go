@@ -30,7 +30,7 @@ var words = map[waybill.Outcome]map[string]string{
 	skipped:  {"github": "skipped", "gitlab": "skipped"},
 }
 
-func TestF38CanonicalStatus(t *testing.T) {
+func TestF38_CanonicalStatus(t *testing.T) {
 	for want, providers := range words {
 		for provider, list := range providers {
 			for word := range strings.FieldsSeq(list) {
@@ -106,7 +106,7 @@ func statusWith(t *testing.T, stage waybill.Stage, o waybill.Outcome) (waybill.D
 	return d.Status, strings.ReplaceAll(d.Reason, "manifests were", "manifest stage")
 }
 
-func TestF38FailedManifestsAreNotComplete(t *testing.T) {
+func TestF38_FailedManifestsAreNotComplete(t *testing.T) {
 	f := newFeed(t)
 	f.tell(
 		with(p1("100", "app:1", "app", "c1"), func(r *report) { r.Status = succeeded }), p2("101", "app:1", "h1", "dev", ""),
@@ -131,7 +131,7 @@ func TestFailedBuildWithManifestsIsComplete(t *testing.T) {
 	}
 }
 
-func TestF37Waiting(t *testing.T) {
+func TestF37_Waiting(t *testing.T) {
 	review := func(s waybill.ReviewState) report {
 		return report{Kind: waybill.ReportReview, PullRequest: "7", Review: s, ApprovedBy: "ann"}
 	}

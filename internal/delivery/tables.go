@@ -77,7 +77,7 @@ func Tables() store.Schema {
 			Indexes: [][]string{
 				{"part", "updated"}, {"part", "created"}, {"part", "service", "updated"}, {"part", "shown", "updated"}, {"part", "ring", "updated"},
 				{"part", "tag", "updated"}, {"part", "source", "updated"}, {"part", "build", "updated"}, {"part", "status", "updated"},
-				{"part", "kind", "updated"}, {"part", "ring", "status", "updated"}, {"inbox", "updated"},
+				{"part", "kind", "updated"}, {"part", "ring", "status", "updated"}, {"part", "ring"}, {"inbox", "updated"},
 			},
 			Derive: store.JSON(func(key string, d *waybill.Deployment) store.Derived {
 				build := ""

@@ -137,7 +137,7 @@ var t1 = []report{
 
 const t1Row = "app dev app:1 100 c1 100 h9 7 200 m1"
 
-func TestT1MergeCommitReplacesThatOfTheBranch(t *testing.T) {
+func TestF06_T1MergeCommitReplacesThatOfTheBranch(t *testing.T) {
 	f := newFeed(t)
 	f.tell(t1...)
 	f.want(t1Row)
@@ -146,13 +146,13 @@ func TestT1MergeCommitReplacesThatOfTheBranch(t *testing.T) {
 	}
 }
 
-func TestT2PullRequestIsKept(t *testing.T) {
+func TestF11_T2PullRequestIsKept(t *testing.T) {
 	f := newFeed(t)
 	f.tell(p1("100", "app:1", "app", "c1"), p2("100", "app:1", "h1", "dev", "7"), p3("200", "h1", ""))
 	f.want("app dev app:1 100 c1 100 h1 7 200 -")
 }
 
-func TestT3OneImageInTwoRings(t *testing.T) {
+func TestF03_T3OneImageInTwoRings(t *testing.T) {
 	f := newFeed(t)
 	f.tell(p1("100", "app:1", "app", "c1"))
 	first := f.one().ID
@@ -166,13 +166,13 @@ func TestT3OneImageInTwoRings(t *testing.T) {
 	f.want("app dev app:1 100 c1 101 h1 - - -", "app prod app:1 100 c1 102 h2 - - -")
 }
 
-func TestT4RingsHaveNoCase(t *testing.T) {
+func TestF14_T4RingsHaveNoCase(t *testing.T) {
 	f := newFeed(t)
 	f.tell(p1("100", "app:1", "app", "c1"), p2("101", "app:1", "h1", "Dev", ""), p2("101", "app:1", "h1", "Dev", ""), p2("101", "APP:1 ", "H1", "DEV", ""))
 	f.want("app dev app:1 100 c1 101 h1 - - -")
 }
 
-func TestT5LateReportErasesNothing(t *testing.T) {
+func TestF11_T5LateReportErasesNothing(t *testing.T) {
 	f := newFeed(t)
 	f.tell(p1("100", "app:1", "app", "c1"), p2("101", "app:1", "h1", "dev", ""), with(p3("200", "h1", "7"), func(r *report) { r.ManifestCommit = "m1" }))
 	before := f.one()
@@ -186,7 +186,7 @@ func TestT5LateReportErasesNothing(t *testing.T) {
 	}
 }
 
-func TestT6OneTagOfTwoServices(t *testing.T) {
+func TestF15_T6OneTagOfTwoServices(t *testing.T) {
 	f := newFeed(t)
 	f.tell(p1("100", "1.0", "a", "c1"), p1("101", "1.0", "b", "c2"))
 	ids := map[string]string{}
@@ -232,7 +232,7 @@ func TestT7RunsOfOneStageAreAttempts(t *testing.T) {
 	}
 }
 
-func TestT8ManualEdit(t *testing.T) {
+func TestF08_T8ManualEdit(t *testing.T) {
 	f := newFeed(t)
 	ef := f.tell(with(p3("300", "hh", ""), func(r *report) { r.ManifestCommit = "mm" }))
 	f.want("- - - - - - hh - 300 mm")
@@ -241,7 +241,7 @@ func TestT8ManualEdit(t *testing.T) {
 	}
 }
 
-func TestT9LateBuildAdopts(t *testing.T) {
+func TestF04_T9LateBuildAdopts(t *testing.T) {
 	f := newFeed(t)
 	if ef := f.tell(p2("101", "app:1", "h1", "dev", "")); ef.action != waybill.ActionUnlinked {
 		t.Errorf("action %s", ef.action)
@@ -257,13 +257,13 @@ func TestT9LateBuildAdopts(t *testing.T) {
 	}
 }
 
-func TestT10BuildTwice(t *testing.T) {
+func TestF10_T10BuildTwice(t *testing.T) {
 	f := newFeed(t)
 	f.tell(p1("100", "app:1", "app", "c1"), p1("100", "app:1", "app", "c1"), with(p1("100", "app:1", "app", "c1"), func(r *report) { r.Status = "succeeded" }))
 	f.want("app - app:1 100 c1 - - - - -")
 }
 
-func TestT11ManifestsReachEveryService(t *testing.T) {
+func TestF07_T11ManifestsReachEveryService(t *testing.T) {
 	f := newFeed(t)
 	f.tell(
 		p1("100", "a:1", "a", "c1"), p1("101", "b:1", "b", "c2"), p2("102", "a:1", "h1", "dev", ""), p2("102", "b:1", "h1", "dev", ""),
@@ -271,7 +271,7 @@ func TestT11ManifestsReachEveryService(t *testing.T) {
 	f.want("a dev a:1 100 c1 102 h1 - 200 m1", "b dev b:1 101 c2 102 h1 - 200 m1")
 }
 
-func TestT12OneTagHoweverItIsWritten(t *testing.T) {
+func TestF14_T12OneTagHoweverItIsWritten(t *testing.T) {
 	f := newFeed(t)
 	f.tell(p1("100", "App:V1", "app", "c1"))
 	for i, ring := range []string{"dev", "prod", "qa"} {
@@ -290,7 +290,7 @@ func TestT13SpellingsOfATagDoNotLink(t *testing.T) {
 	}
 }
 
-func TestT14CommitsByPrefix(t *testing.T) {
+func TestF13_T14CommitsByPrefix(t *testing.T) {
 	const full = "abcdef0123456789abcdef0123456789abcdef01"
 	for _, lengths := range [][2]int{{8, 7}, {7, 8}, {40, 7}, {7, 40}, {40, 40}} {
 		f := newFeed(t)
@@ -304,7 +304,7 @@ func TestT14CommitsByPrefix(t *testing.T) {
 	}
 }
 
-func TestF01RowOfABuild(t *testing.T) {
+func TestF01_RowOfABuild(t *testing.T) {
 	f := newFeed(t)
 	f.tell(p1("100", "app:1", "app", "c1aaaaa"))
 	f.want("app - app:1 100 c1aaaaa - - - - -")
@@ -313,7 +313,36 @@ func TestF01RowOfABuild(t *testing.T) {
 	}
 }
 
-func TestF06PullRequestsOfOtherRepositories(t *testing.T) {
+func TestF02_ConfigurationCompletesTheRow(t *testing.T) {
+	f := newFeed(t)
+	f.tell(p1("100", "app:1", "app", "c1aaaaa"))
+	before := f.one()
+	if ef := f.tell(p2("101", "app:1", "h1", "dev", "")); ef.action != waybill.ActionUpdated {
+		t.Errorf("action %s", ef.action)
+	}
+	f.want("app dev app:1 100 c1aaaaa 101 h1 - - -")
+	if d := f.one(); d.ID != before.ID || d.Build.Last().Run != "100" {
+		t.Errorf("row %s was %s", d.ID, before.ID)
+	}
+}
+
+func TestF05_ManifestsByConfigCommit(t *testing.T) {
+	f := newFeed(t)
+	f.tell(p1("100", "app:1", "app", "c1"), p2("101", "app:1", "h1", "dev", ""), p2("102", "app:1", "h2", "prod", ""))
+	ids := map[string]string{}
+	for _, d := range f.rows() {
+		ids[d.Ring] = d.ID
+	}
+	f.tell(p3("200", "H1", ""))
+	f.want("app dev app:1 100 c1 101 h1 - 200 -", "app prod app:1 100 c1 102 h2 - - -")
+	for _, d := range f.rows() {
+		if d.ID != ids[d.Ring] {
+			t.Errorf("row of %s was %s and is %s", d.Ring, ids[d.Ring], d.ID)
+		}
+	}
+}
+
+func TestF06_PullRequestsOfOtherRepositories(t *testing.T) {
 	in := func(r report, repo string) report {
 		return with(r, func(r *report) { r.ConfigRepo = repo })
 	}
@@ -334,7 +363,7 @@ func TestF06PullRequestsOfOtherRepositories(t *testing.T) {
 	}
 }
 
-func TestF09PatchOfAnUnknownRun(t *testing.T) {
+func TestF09_PatchOfAnUnknownRun(t *testing.T) {
 	f := newFeed(t)
 	f.tell(p1("100", "app:1", "app", "c1"), p2("101", "app:1", "h1", "dev", ""))
 	before := f.one()
@@ -355,7 +384,7 @@ func TestF09PatchOfAnUnknownRun(t *testing.T) {
 	f.want("app dev app:1 100 c1 101 h1 - 200 m1")
 }
 
-func TestF10ThreeTimesTheSame(t *testing.T) {
+func TestF10_ThreeTimesTheSame(t *testing.T) {
 	f := newFeed(t)
 	f.tell(t1...)
 	before := f.one()
@@ -365,7 +394,7 @@ func TestF10ThreeTimesTheSame(t *testing.T) {
 	}
 }
 
-func TestF12EveryOrder(t *testing.T) {
+func TestF12_EveryOrder(t *testing.T) {
 	permute(t1, func(order []report) {
 		f := newFeed(t)
 		f.tell(order...)
@@ -436,7 +465,7 @@ func TestReportsNameADeployment(t *testing.T) {
 	}
 }
 
-func TestF88Attach(t *testing.T) {
+func TestF88_Attach(t *testing.T) {
 	f := newFeed(t)
 	f.tell(p1("100", "app:1", "app", "c1"))
 	build := f.one().ID
@@ -464,7 +493,7 @@ func TestF88Attach(t *testing.T) {
 }
 
 // A tie that rests on the tag alone is undone when another build has the tag too.
-func TestT6InEveryOrder(t *testing.T) {
+func TestF15_T6InEveryOrder(t *testing.T) {
 	permute([]report{p1("100", "1.0", "a", "c1"), p1("101", "1.0", "b", "c2"), p2("102", "1.0", "h2", "dev", "")}, func(order []report) {
 		f := newFeed(t)
 		f.tell(order...)
@@ -492,7 +521,7 @@ func TestT6InEveryOrder(t *testing.T) {
 
 // A pull request that is of two repositories ties manifests without one to neither, in
 // whatever order they come.
-func TestF06InEveryOrder(t *testing.T) {
+func TestF06_InEveryOrder(t *testing.T) {
 	in := func(r report, repo string) report {
 		return with(r, func(r *report) { r.ConfigRepo = repo })
 	}
@@ -506,7 +535,7 @@ func TestF06InEveryOrder(t *testing.T) {
 	})
 }
 
-func TestF11AndT11InEveryOrder(t *testing.T) {
+func TestF11_AndT11InEveryOrder(t *testing.T) {
 	permute([]report{
 		p1("101", "b:1", "b", "c2"), p2("102", "a:1", "h1", "dev", "7"), p2("102", "b:1", "h1", "dev", ""), p3("200", "h1", ""), patch("200", "m1"),
 	}, func(order []report) {
