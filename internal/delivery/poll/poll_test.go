@@ -590,7 +590,7 @@ func TestF65_LegacyRows(t *testing.T) {
 }
 
 // A token that has expired is said plainly; a new one is taken up without a restart.
-func TestF66_ExpiredTokenAndReload(t *testing.T) {
+func TestExpiredTokenAndReload(t *testing.T) {
 	b := newBench(t)
 	w := b.github()
 	b.start()
@@ -612,7 +612,7 @@ func TestF66_ExpiredTokenAndReload(t *testing.T) {
 }
 
 // Rate limits are kept to, and said.
-func TestF67_RateLimit(t *testing.T) {
+func TestRateLimit(t *testing.T) {
 	b := newBench(t)
 	w := providertest.NewWorld("group/app")
 	b.source("lab", provider.GitLab, w)
@@ -695,7 +695,7 @@ func TestF39_SideLookups(t *testing.T) {
 }
 
 // Of two servers one polls; the other goes on when it stops.
-func TestF69_OneOfTwoServersPolls(t *testing.T) {
+func TestOneOfTwoServersPolls(t *testing.T) {
 	b := newBench(t)
 	w := b.github()
 	b.conf.Interval = 20 * time.Millisecond
@@ -723,15 +723,13 @@ func TestF69_OneOfTwoServersPolls(t *testing.T) {
 		}
 		servers[node] = worker
 	}
-	holder := func(not string) string {
-		for range 500 {
-			if s, err := b.p.state(ctx, "hub"); err == nil && s.Node != "" && s.Node != not && s.Error == "" && !s.FreshAt.IsZero() {
-				return s.Node
-			}
-			time.Sleep(10 * time.Millisecond) // for the store to say so; bounded
-		}
-		t.Fatal("nobody polls")
-		return ""
+	holder := func(not string) (node string) {
+		until(t, "a server other than "+not+" polls", func() bool {
+			s, err := b.p.state(ctx, "hub")
+			node = s.Node
+			return err == nil && node != "" && node != not && s.Error == "" && !s.FreshAt.IsZero()
+		})
+		return node
 	}
 	first := holder("")
 	servers[first].Stop()
