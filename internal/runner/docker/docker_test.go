@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -60,10 +61,18 @@ func TestMain(m *testing.M) {
 // engine returns the world of the tests.
 func engine(t *testing.T) world {
 	t.Helper()
-	dockertest.Need(t)
+	// The address of an engine to be used instead of one of the tests' own, such as that
+	// of Podman.
+	other := os.Getenv("WAYBILL_TEST_ENGINE")
+	if other == "" {
+		dockertest.Need(t)
+	}
 	registrytest.Base(t) // skips where there is no busybox
 	sharedOnce.Do(func() {
-		d, err := dockertest.Start()
+		d, err := dockertest.At(other), error(nil)
+		if other == "" {
+			d, err = dockertest.Start()
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -247,6 +256,47 @@ func TestContractWithCopies(t *testing.T) {
 		New: harness(w, func(o *docker.Options) { o.Files = "copy" }), Shell: true, ExtraEnv: extraEnv, Patience: 2 * time.Minute,
 		Many: 12, LongLine: 10 << 20,
 	})
+}
+
+// A server that is not root gets at what units of other users wrote.
+func TestFilesOfOthersAreOpenedForAServerThatIsNotRoot(t *testing.T) {
+	t.Parallel()
+	w := engine(t)
+	o := w.options(t)
+	o.Unprivileged = true
+	r := newRunner(t, o)
+	tidy(t, w, r)
+	sp := script(t, w, "closed", `umask 077; mkdir -p a/b; echo x > a/b/c; chmod 0 a/b/c; chmod 0500 a/b; ln -s /etc/passwd a/link; echo v=1 > ../out/v; exit 3`, map[string]any{"user": "1000:1000"})
+	h := insist(t, r, sp)
+	if e := mustExit(t, r, h); e.Code != 3 {
+		t.Errorf("exit = %+v", e)
+	}
+	for name, want := range map[string]os.FileMode{"work/a": 0o777, "work/a/b": 0o777, "work/a/b/c": 0o666, "out/v": 0o666} {
+		info, err := os.Stat(filepath.Join(sp.Dir, name))
+		if err != nil || info.Mode().Perm() != want {
+			t.Errorf("%s: %v, %v; want mode %v", name, info.Mode(), err, want)
+		}
+	}
+	if units, err := r.List(t.Context()); err != nil || len(units) != 1 {
+		t.Errorf("list = %v, %v; want the unit only", units, err)
+	}
+	// One that nobody waited for.
+	left := script(t, w, "left", `umask 077; mkdir -p a; echo x > a/c; echo ready; sleep 1000`, map[string]any{"user": "1000:1000"})
+	h = insist(t, r, left)
+	for !strings.Contains(logOf(t, left), "ready") {
+		time.Sleep(5 * time.Millisecond)
+	}
+	r.Close()
+	again := newRunner(t, o)
+	defer again.Close()
+	if err := again.Remove(t.Context(), h); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(filepath.Join(left.Dir, "work/a/c")); err != nil || info.Mode().Perm() != 0o666 {
+		t.Errorf("after Remove: %v, %v", info, err)
+	}
+	r = newRunner(t, o)
+	tidy(t, w, r)
 }
 
 // loadBase puts the image of the tests into another engine.

@@ -285,21 +285,28 @@ func output(limit int64) int64 {
 // for what was asked of it has ended by that; see unit.judge.
 func (r *Runner) launch(ctx context.Context, c dockercontainer.InspectResponse, s runner.Spec, set container.Settings, img image) error {
 	order := inside.Order{Word: c.Config.Labels[labelWord], Env: s.Env, HardStop: s.HardStop, Output: output(s.LogCap), Args: img.command(s, set)}
+	err := r.send(ctx, c.ID, order)
+	if err != nil && !atStart(err.Error()) {
+		return r.fault(ctx, "start", s.Unit, err)
+	}
+	return nil
+}
+
+// send starts a container and sends its first process an order. Whether that has come
+// only the container tells.
+func (r *Runner) send(ctx context.Context, id string, order inside.Order) error {
 	conn, err := call(ctx, r, func(ctx context.Context) (client.ContainerAttachResult, error) {
-		return r.api.ContainerAttach(ctx, c.ID, client.ContainerAttachOptions{Stream: true, Stdin: true})
+		return r.api.ContainerAttach(ctx, id, client.ContainerAttachOptions{Stream: true, Stdin: true})
 	})
 	if err != nil {
-		return r.fault(ctx, "start", s.Unit, err)
+		return err
 	}
 	defer conn.Close()
 	_, err = call(ctx, r, func(ctx context.Context) (client.ContainerStartResult, error) {
-		return r.api.ContainerStart(ctx, c.ID, client.ContainerStartOptions{})
+		return r.api.ContainerStart(ctx, id, client.ContainerStartOptions{})
 	})
 	if err != nil {
-		if atStart(err.Error()) {
-			return nil
-		}
-		return r.fault(ctx, "start", s.Unit, err)
+		return err
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.Conn.SetDeadline(time.Now()) })
 	defer stop()
@@ -309,9 +316,9 @@ func (r *Runner) launch(ctx context.Context, c dockercontainer.InspectResponse, 
 		err = conn.CloseWrite()
 	}
 	if err != nil {
-		r.log.Warn("an order was not sent", "unit", s.Unit, "error", err)
+		r.log.Warn("an order was not sent", "container", id, "error", err)
 	}
-	return nil // whether it came the log tells
+	return nil
 }
 
 // command is what is executed: what the step runs instead of the image's entrypoint, or

@@ -120,6 +120,16 @@ func (u *unit) never() bool {
 	}
 }
 
+// collected reports whether the unit has ended and its files were taken.
+func (u *unit) collected() bool {
+	select {
+	case <-u.done:
+		return u.err == nil
+	default:
+		return false
+	}
+}
+
 // live follows the unit to its end.
 func (u *unit) live(ctx context.Context, c dockercontainer.InspectResponse) {
 	defer u.tell.Do(func() { close(u.began) }) // after done: see never
@@ -178,9 +188,9 @@ func (u *unit) readAll(ctx context.Context) (dockercontainer.InspectResponse, er
 		case ctx.Err() != nil:
 			return c, ctx.Err()
 		case waybill.IsKind(err, waybill.KindLost), waybill.IsKind(err, waybill.KindConflict):
-			if u.last != nil { // it was removed, and had told everything
+			if u.last != nil && u.files != filesCopy { // it was removed, and had told everything
 				c.State = &dockercontainer.State{Status: dockercontainer.StateExited}
-				return c, u.collect(ctx)
+				return c, nil
 			}
 			return c, lost("follow", u.name)
 		case err != nil:
@@ -190,9 +200,10 @@ func (u *unit) readAll(ctx context.Context) (dockercontainer.InspectResponse, er
 			silent = true
 		case ended(c):
 			if whole || u.last != nil {
-				if err := u.collect(ctx); err == nil || waybill.IsKind(err, waybill.KindLost) {
+				if err = u.collect(ctx, c); err == nil || waybill.IsKind(err, waybill.KindLost) {
 					return c, err
 				}
+				u.r.log.Warn("the files of a unit cannot be taken for now", "unit", u.name, "error", err)
 				break
 			}
 			whole = true
@@ -276,9 +287,12 @@ func (t *tail) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// collect takes the unit's files back where they are not shared.
-func (u *unit) collect(ctx context.Context) error {
-	if u.files != filesCopy || u.spec.Dir == "" {
+// collect takes the unit's files back where they are not shared, or not with this user.
+func (u *unit) collect(ctx context.Context, c dockercontainer.InspectResponse) error {
+	if u.files != filesCopy {
+		return u.r.openHome(ctx, c, u.name)
+	}
+	if u.spec.Dir == "" {
 		return nil
 	}
 	return u.r.copyBack(ctx, u.id, u.name, u.spec.Dir)
@@ -552,6 +566,13 @@ func (r *Runner) Remove(ctx context.Context, h runner.Handle) error {
 		}
 	}
 	if found {
+		if u := r.find(h.Unit); u == nil || !u.collected() {
+			if err := r.openHome(ctx, c, h.Unit); err != nil && ctx.Err() != nil {
+				return err
+			} else if err != nil {
+				r.log.Warn("files of a unit may stay that this server cannot remove", "unit", h.Unit, "error", err)
+			}
+		}
 		if err := r.remove(ctx, c.ID, h.Unit); err != nil {
 			return err
 		}

@@ -25,6 +25,7 @@ import (
 // Daemon is an engine. Its methods are for one goroutine at a time.
 type Daemon struct {
 	dir  string
+	host string     // of an engine that is not ours
 	done chan error // has the end of the process that runs now
 	pid  int
 }
@@ -69,8 +70,17 @@ func Start() (*Daemon, error) {
 	return d, nil
 }
 
+// At is an engine that somebody else has started, and that does not end with Stop. It has
+// a socket: unix:///path.
+func At(host string) *Daemon { return &Daemon{host: host} }
+
 // Socket is the path of the engine's socket.
-func (d *Daemon) Socket() string { return filepath.Join(d.dir, "docker.sock") }
+func (d *Daemon) Socket() string {
+	if d.host != "" {
+		return strings.TrimPrefix(d.host, "unix://")
+	}
+	return filepath.Join(d.dir, "docker.sock")
+}
 
 // Host is the engine's address.
 func (d *Daemon) Host() string { return "unix://" + d.Socket() }
@@ -197,6 +207,9 @@ func (d *Daemon) end(sig syscall.Signal) {
 
 // Stop ends the engine and everything it started, and removes its folder.
 func (d *Daemon) Stop() error {
+	if d.host != "" {
+		return nil
+	}
 	if d.pid == 0 {
 		_ = d.Restart() // only it knows its networks
 	}

@@ -37,6 +37,11 @@ type Order struct {
 	Env      []string  `json:"env"`              // over that of the image
 	Output   int64     `json:"output,omitempty"` // bytes of output that are passed on; what follows is counted; 0 means all
 	HardStop time.Time `json:"hard_stop,omitzero"`
+
+	// Open are folders to be opened for all users, with everything below; nothing is run
+	// then. It is asked of a container of its own, whose user is root, by a server that
+	// is not.
+	Open []string `json:"open,omitempty"`
 }
 
 // maxOrder is the longest order, above any environment that a kernel takes.
