@@ -146,7 +146,7 @@ type kind struct {
 }
 
 func (b *board) watchJobs() {
-	api := b.r.batch.Jobs(b.r.namespace)
+	api := b.r.api.Jobs(b.r.namespace)
 	b.run(kind{
 		resource: "jobs", watch: api.Watch,
 		list: func(ctx context.Context, o metav1.ListOptions) (string, string, map[string]bool, error) {
@@ -179,7 +179,7 @@ func (b *board) watchJobs() {
 }
 
 func (b *board) watchPods() {
-	api := b.r.core.Pods(b.r.namespace)
+	api := b.r.api.Pods(b.r.namespace)
 	b.run(kind{
 		resource: "pods", watch: api.Watch,
 		list: func(ctx context.Context, o metav1.ListOptions) (string, string, map[string]bool, error) {

@@ -44,20 +44,20 @@ func (r *Runner) Examine(ctx context.Context) []waybill.Finding {
 	o.job.Spec.Template.Spec.Containers[0].Image = "waybill.invalid/doctor:1"
 	dry := metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}
 	try("secrets", "create", "secrets", func() error {
-		_, err := r.core.Secrets(r.namespace).Create(ctx, o.secrets[0], dry)
+		_, err := r.api.Secrets(r.namespace).Create(ctx, o.secrets[0], dry)
 		return err
 	})
 	try("jobs", "create", "jobs", func() error {
-		_, err := r.batch.Jobs(r.namespace).Create(ctx, o.job, dry)
+		_, err := r.api.Jobs(r.namespace).Create(ctx, o.job, dry)
 		return err
 	})
 	try("pods", "list", "pods", func() error {
-		_, err := r.core.Pods(r.namespace).List(ctx, metav1.ListOptions{LabelSelector: r.selector(), Limit: 1})
+		_, err := r.api.Pods(r.namespace).List(ctx, metav1.ListOptions{LabelSelector: r.selector(), Limit: 1})
 		return err
 	})
 	one := int64(1)
 	try("watches", "watch", "pods", func() error {
-		w, err := r.core.Pods(r.namespace).Watch(ctx, metav1.ListOptions{LabelSelector: r.selector(), TimeoutSeconds: &one})
+		w, err := r.api.Pods(r.namespace).Watch(ctx, metav1.ListOptions{LabelSelector: r.selector(), TimeoutSeconds: &one})
 		if err == nil {
 			w.Stop()
 		}

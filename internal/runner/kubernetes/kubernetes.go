@@ -46,9 +46,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	utilnet "k8s.io/apimachinery/pkg/util/net"
-	typedbatch "k8s.io/client-go/kubernetes/typed/batch/v1"
-	typedcore "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
@@ -79,14 +76,12 @@ type Runner struct {
 	namespace string
 	host      string
 	log       *slog.Logger
-	batch     typedbatch.BatchV1Interface
-	core      typedcore.CoreV1Interface
+	api       *api
 
 	startWait    time.Duration // how long Start waits for the unit to run
 	surePatience time.Duration // how long a pull may fail for a reason that will not pass
 	recheck      time.Duration // how often the cluster is asked although it is watched
 
-	idle  func()          // closes connections that nobody uses
 	open  context.Context // ends with Close
 	close context.CancelFunc
 	board *board
@@ -132,15 +127,8 @@ func New(o Options) (*Runner, error) {
 		startWait: 30*time.Second + time.Duration(o.Config.PullPatience), surePatience: 5 * time.Second, recheck: 30 * time.Second,
 		units: map[string]*unit{}, starts: map[string]*turns{},
 	}
-	http, err := rest.HTTPClientFor(client)
-	if err != nil {
-		return nil, waybill.E(waybill.KindInvalid, "%w", err)
-	}
-	r.idle = func() { utilnet.CloseIdleConnectionsFor(http.Transport) }
-	if r.batch, err = typedbatch.NewForConfigAndClient(client, http); err == nil {
-		r.core, err = typedcore.NewForConfigAndClient(client, http)
-	}
-	if err != nil {
+	var err error
+	if r.api, err = newAPI(client); err != nil {
 		return nil, waybill.E(waybill.KindInvalid, "%w", err)
 	}
 	r.open, r.close = context.WithCancel(context.Background())
@@ -317,7 +305,7 @@ func (r *Runner) create(ctx context.Context, s runner.Spec, set Settings) (*batc
 		}
 	}
 	call, cancel := context.WithTimeout(ctx, callTimeout)
-	job, err = r.batch.Jobs(r.namespace).Create(call, o.job, metav1.CreateOptions{})
+	job, err = r.api.Jobs(r.namespace).Create(call, o.job, metav1.CreateOptions{})
 	cancel()
 	if apierrors.IsAlreadyExists(err) {
 		if job, err = r.getJob(ctx, s.Unit); waybill.IsKind(err, waybill.KindLost) {
@@ -341,7 +329,7 @@ func (r *Runner) create(ctx context.Context, s runner.Spec, set Settings) (*batc
 	}
 	for _, x := range o.secrets {
 		call, cancel := context.WithTimeout(ctx, callTimeout)
-		_, err := r.core.Secrets(r.namespace).Patch(call, x.Name, types.MergePatchType, owner, metav1.PatchOptions{})
+		_, err := r.api.Secrets(r.namespace).Patch(call, x.Name, types.MergePatchType, owner, metav1.PatchOptions{})
 		cancel()
 		if err != nil {
 			r.log.Warn("a Secret is not owned by its Job; Waybill removes it with its unit", "secret", x.Name, "err", apiError(ctx, err, "patch", "secrets", r.namespace))
@@ -355,7 +343,7 @@ func (r *Runner) create(ctx context.Context, s runner.Spec, set Settings) (*batc
 func (r *Runner) createSecret(ctx context.Context, x *corev1.Secret) error {
 	for again := false; ; again = true {
 		call, cancel := context.WithTimeout(ctx, callTimeout)
-		_, err := r.core.Secrets(r.namespace).Create(call, x, metav1.CreateOptions{})
+		_, err := r.api.Secrets(r.namespace).Create(call, x, metav1.CreateOptions{})
 		cancel()
 		if !apierrors.IsAlreadyExists(err) || again {
 			return apiError(ctx, err, "create", "secrets", r.namespace)
@@ -452,7 +440,7 @@ func (r *Runner) Remove(ctx context.Context, h runner.Handle) error {
 			return err
 		}
 		call, cancel := context.WithTimeout(ctx, callTimeout)
-		err := r.batch.Jobs(r.namespace).Delete(call, h.Unit, metav1.DeleteOptions{PropagationPolicy: to(metav1.DeletePropagationBackground)})
+		err := r.api.Jobs(r.namespace).Delete(call, h.Unit, metav1.DeleteOptions{PropagationPolicy: to(metav1.DeletePropagationBackground)})
 		cancel()
 		if err != nil && !apierrors.IsNotFound(err) {
 			return apiError(ctx, err, "delete", "jobs", r.namespace)
@@ -497,7 +485,7 @@ func (r *Runner) deleteSecrets(ctx context.Context, unit string) error {
 func (r *Runner) deleteSecret(ctx context.Context, name string) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	api := r.core.Secrets(r.namespace)
+	api := r.api.Secrets(r.namespace)
 	x, err := api.Get(ctx, name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return true, nil
@@ -520,7 +508,7 @@ func (r *Runner) List(ctx context.Context) ([]runner.Handle, error) {
 	var out []runner.Handle
 	for o := (metav1.ListOptions{LabelSelector: r.selector(), Limit: 500}); ; {
 		call, cancel := context.WithTimeout(ctx, callTimeout)
-		l, err := r.batch.Jobs(r.namespace).List(call, o)
+		l, err := r.api.Jobs(r.namespace).List(call, o)
 		cancel()
 		if err != nil {
 			return nil, apiError(ctx, err, "list", "jobs", r.namespace)
@@ -550,7 +538,7 @@ func (r *Runner) Archive(ctx context.Context, h runner.Handle, s runner.Spec) er
 	}
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	pods, err := r.core.Pods(r.namespace).List(call, metav1.ListOptions{LabelSelector: r.selector() + "," + container.LabelUnit + "=" + h.Unit})
+	pods, err := r.api.Pods(r.namespace).List(call, metav1.ListOptions{LabelSelector: r.selector() + "," + container.LabelUnit + "=" + h.Unit})
 	if err != nil {
 		return apiError(ctx, err, "list", "pods", r.namespace)
 	}
@@ -619,6 +607,6 @@ func (r *Runner) Close() error {
 	r.mu.Unlock()
 	r.live.Wait()
 	r.board.live.Wait()
-	r.idle()
+	r.api.idle()
 	return nil
 }

@@ -128,7 +128,7 @@ func (l *logReader) connect(ctx context.Context, pod string, follow bool, ended 
 		t := metav1.NewTime(time.Unix(since, 0))
 		o.SinceTime = &t
 	}
-	stream, err := l.r.core.Pods(l.r.namespace).GetLogs(pod, o).Stream(ctx)
+	stream, err := l.r.api.Log(ctx, l.r.namespace, pod, o)
 	if err != nil {
 		l.clean = l.clean && apierrors.IsNotFound(err)
 		return err

@@ -266,7 +266,7 @@ func (u *unit) job(ctx context.Context) (*batchv1.Job, error) {
 func (u *unit) lookForPod() bool {
 	call, cancel := context.WithTimeout(u.ctx, callTimeout)
 	defer cancel()
-	l, err := u.r.core.Pods(u.r.namespace).List(call, metav1.ListOptions{LabelSelector: u.r.selector() + "," + container.LabelUnit + "=" + u.name})
+	l, err := u.r.api.Pods(u.r.namespace).List(call, metav1.ListOptions{LabelSelector: u.r.selector() + "," + container.LabelUnit + "=" + u.name})
 	if err != nil {
 		return false
 	}
@@ -469,7 +469,7 @@ func (r *Runner) annotate(ctx context.Context, unit string, notes map[string]str
 	}
 	for try := 0; ; try++ {
 		call, cancel := context.WithTimeout(ctx, callTimeout)
-		_, err = r.batch.Jobs(r.namespace).Patch(call, unit, types.MergePatchType, body, metav1.PatchOptions{})
+		_, err = r.api.Jobs(r.namespace).Patch(call, unit, types.MergePatchType, body, metav1.PatchOptions{})
 		cancel()
 		if err = apiError(ctx, err, "patch", "jobs", r.namespace); err == nil || !waybill.IsKind(err, waybill.KindUnavailable) || try == 3 {
 			return err
@@ -485,7 +485,7 @@ func (r *Runner) annotate(ctx context.Context, unit string, notes map[string]str
 func (r *Runner) getJob(ctx context.Context, unit string) (*batchv1.Job, error) {
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	j, err := r.batch.Jobs(r.namespace).Get(call, unit, metav1.GetOptions{})
+	j, err := r.api.Jobs(r.namespace).Get(call, unit, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
 		return nil, lost("find", unit, "no Job of this name is in namespace %s", r.namespace)
@@ -514,7 +514,7 @@ func (r *Runner) eventsOf(ctx context.Context, uid types.UID, reason string) str
 	}
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	l, err := r.core.Events(r.namespace).List(call, metav1.ListOptions{FieldSelector: "involvedObject.uid=" + string(uid), Limit: 50})
+	l, err := r.api.Events(r.namespace).List(call, metav1.ListOptions{FieldSelector: "involvedObject.uid=" + string(uid), Limit: 50})
 	if err != nil {
 		return last.text // only to be told; the right to list events may be missing
 	}
@@ -538,7 +538,7 @@ func (r *Runner) deletePods(ctx context.Context, unit string, grace time.Duratio
 	seconds := max(1, int64((grace+time.Second-1)/time.Second))
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	pods, err := r.core.Pods(r.namespace).List(call, metav1.ListOptions{LabelSelector: r.selector() + "," + container.LabelUnit + "=" + unit})
+	pods, err := r.api.Pods(r.namespace).List(call, metav1.ListOptions{LabelSelector: r.selector() + "," + container.LabelUnit + "=" + unit})
 	if err != nil {
 		return apiError(ctx, err, "list", "pods", r.namespace)
 	}
@@ -551,7 +551,7 @@ func (r *Runner) deletePods(ctx context.Context, unit string, grace time.Duratio
 		if left := p.DeletionGracePeriodSeconds; p.DeletionTimestamp != nil && left != nil && *left <= seconds && time.Until(p.DeletionTimestamp.Time) <= time.Duration(seconds)*time.Second {
 			continue // it has less time than that
 		}
-		err := r.core.Pods(r.namespace).Delete(call, p.Name, metav1.DeleteOptions{GracePeriodSeconds: &seconds, Preconditions: &metav1.Preconditions{UID: &p.UID}})
+		err := r.api.Pods(r.namespace).Delete(call, p.Name, metav1.DeleteOptions{GracePeriodSeconds: &seconds, Preconditions: &metav1.Preconditions{UID: &p.UID}})
 		if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
 			errs = append(errs, apiError(ctx, err, "delete", "pods", r.namespace))
 		}
