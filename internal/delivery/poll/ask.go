@@ -320,7 +320,7 @@ func (r *round) pulls(ctx context.Context, list []*pull) {
 			return
 		}
 		d := x.rows[0]
-		p, err := r.p.PullRequest(ctx, x.at.repo, d.PullRequest)
+		p, err := r.p.PullRequest(ctx, x.at.repo, strings.TrimLeft(d.PullRequest, "#!"))
 		if r.failed(what, err) || err == nil && (x.slow || p.State == waybill.ReviewClosed) || waybill.IsKind(err, waybill.KindInvalid) || waybill.IsKind(err, waybill.KindForbidden) {
 			r.s.later(x.key, seldom)
 		}

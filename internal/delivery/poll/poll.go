@@ -116,7 +116,6 @@ type Poller struct {
 
 	mu      sync.Mutex
 	conf    Config
-	version int
 	changed chan struct{} // closed when conf changes
 	made    map[string]*made
 }
@@ -168,8 +167,11 @@ func (c Config) clean() Config {
 func (p *Poller) Set(c Config) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.conf = c.clean()
-	p.version++
+	c = c.clean()
+	if c.Interval == p.conf.Interval && c.Rows == p.conf.Rows && c.Calls == p.conf.Calls && slices.EqualFunc(c.Sources, p.conf.Sources, Source.equal) {
+		return // other settings have changed
+	}
+	p.conf = c
 	close(p.changed)
 	p.changed = make(chan struct{})
 	for name, m := range p.made {
