@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"hash/crc32"
 	"maps"
 	"slices"
 	"strings"
@@ -119,6 +120,11 @@ func (in *Inbound) fold(ctx context.Context, n Note, by waybill.Principal) (*way
 		visitKey += "/" + imageName(n.Report.ImageTag)
 	}
 	visitKey = hashed(visitKey)
+	// Objects of a group take turns on this server, so that those of others alone are met
+	// in the store.
+	turn := &in.turns[crc32.ChecksumIEEE([]byte(key))%uint32(len(in.turns))]
+	turn.Lock()
+	defer turn.Unlock()
 	for {
 		now := in.o.Now().UTC().Truncate(time.Millisecond)
 		var g group
@@ -137,7 +143,7 @@ func (in *Inbound) fold(ctx context.Context, n Note, by waybill.Principal) (*way
 			at = now
 		}
 		arrives := v.Group != key && !at.Before(v.Time)
-		if arrives && rev != 0 {
+		if arrives && v.Group != "" && rev != 0 {
 			// It was here before and comes back: what was said then is over.
 			g = g.without(v.Time)
 		}

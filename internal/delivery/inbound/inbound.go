@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/waybill-run/waybill"
@@ -43,6 +44,7 @@ type Options struct {
 type Inbound struct {
 	o       Options
 	formats map[string]Format
+	turns   [64]sync.Mutex // of groups, by their keys
 }
 
 var _ waybill.Ingest = (*Inbound)(nil)
