@@ -9,6 +9,9 @@ import (
 
 	"github.com/waybill-run/waybill"
 	"github.com/waybill-run/waybill/internal/delivery"
+	"github.com/waybill-run/waybill/internal/store"
+	"github.com/waybill-run/waybill/internal/store/postgres"
+	"github.com/waybill-run/waybill/internal/store/postgres/pgtest"
 )
 
 // many are deliveries through all stages, of 50 services for 5 rings.
@@ -53,11 +56,25 @@ func report64(b testing.TB, s *delivery.Service, reports []report) {
 }
 
 func BenchmarkReports(b *testing.B) {
-	s := delivery.New(delivery.Options{Store: lite(b)})
-	reports := many(b.N/4 + 1)[:b.N]
-	b.ResetTimer()
-	report64(b, s, reports)
-	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "reports/s")
+	for name, open := range map[string]func(b *testing.B) store.Store{
+		"sqlite": func(b *testing.B) store.Store { return lite(b) },
+		"postgres": func(b *testing.B) store.Store {
+			s, err := postgres.Open(b.Context(), pgtest.DSN(b), delivery.Tables(), postgres.Options{})
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.Cleanup(func() { s.Close() })
+			return s
+		},
+	} {
+		b.Run(name, func(b *testing.B) {
+			s := delivery.New(delivery.Options{Store: open(b)})
+			reports := many(b.N/4 + 1)[:b.N]
+			b.ResetTimer()
+			report64(b, s, reports)
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "reports/s")
+		})
+	}
 }
 
 func BenchmarkRebuild(b *testing.B) {
