@@ -122,7 +122,7 @@ func TestSchemasTakeWhatIsRight(t *testing.T) {
 // beyond are the bad files whose mistakes a schema cannot see: what names refer to,
 // what an expression or a pattern means, or YAML itself.
 var beyond = []string{
-	"check", "control", "duplicates", "env", "expressions", "needs", "secret", "upstream", "empty", "documents",
+	"check", "control", "design", "duplicates", "env", "expressions", "needs", "secret", "upstream", "empty", "documents",
 }
 
 func TestPipelineSchemaRefusesWhatIsWrong(t *testing.T) {
@@ -150,7 +150,7 @@ func TestPipelineSchemaRefusesWhatIsWrong(t *testing.T) {
 		`{"name":"p","steps":[{"name":"a","runner":"http","with":{"url":"http://e.com","expect":{"status":"20x"}}}]}`,
 		`{"name":"p","steps":[{"name":"a","runner":"sim","with":{"run_four":"1s"}}]}`,
 		`{"name":"p","steps":[{"name":"a","runner":"wait","with":{"for":"1s","until":"x"}}]}`,
-		`{"name":"p","steps":[{"name":"a","runner":"docker"}]}`,
+		`{"name":"p","steps":[{"name":"a","runner":"pool"}]}`,
 		`{"name":"p","steps":[{"name":"a","run":["x"],"timeout":10}]}`,
 		`{"name":"p","on":{"schedule":{"cron":"@daily","overlap":"never"}},"steps":[{"name":"a","run":["x"]}]}`,
 	} {
