@@ -22,7 +22,7 @@ import (
 	"github.com/waybill-run/waybill/conformance/harness"
 )
 
-func TestMain(m *testing.M) { harness.Main(m) }
+func TestMain(m *testing.M) { harness.Main(m, engine) }
 
 const soon = 60 * time.Second
 
@@ -35,6 +35,11 @@ type example struct {
 func serve(t *testing.T, name string) *example {
 	t.Helper()
 	t.Parallel()
+	return serveWith(t, name, harness.Options{})
+}
+
+func serveWith(t *testing.T, name string, o harness.Options) *example {
+	t.Helper()
 	root := filepath.Join("..", "..", "examples", name)
 	files := map[string]string{}
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
@@ -51,7 +56,8 @@ func serve(t *testing.T, name string) *example {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &example{harness.New(t, harness.Options{Project: files}), t}
+	o.Project = files
+	return &example{harness.New(t, o), t}
 }
 
 // run runs a command of the program and returns what it printed; in stands on its
