@@ -57,7 +57,7 @@ func (a *app) dashboard(ctx context.Context, port string, remove, open bool) err
 	if err != nil || target.Host == "" {
 		return errorf(codeSetting, "server-setting-err", "the server's address is no URL")
 	}
-	c, err := a.connect(s, 0)
+	c, err := a.connect(s, -1) // whoever waits for it sees at once
 	if err != nil {
 		return err
 	}
