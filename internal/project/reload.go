@@ -45,7 +45,7 @@ func Read(folder fs.FS, o pipeline.Options) (Contents, error) {
 
 // live are the settings that change while a server runs; the others are read when it
 // starts. A path ends with a dot if it stands for all below it.
-var live = []string{"name", "http.", "retention.", "auth.", "deliveries.providers", "deliveries.interval", "deliveries.rows", "deliveries.calls", "deliveries.ingest"}
+var live = []string{"name", "http.", "retention.", "auth.", "deliveries.providers", "deliveries.interval", "deliveries.rows", "deliveries.calls", "deliveries.ingest", "deliveries.alerts."}
 
 // Reload takes up what has changed in the project folder. A file with mistakes changes
 // nothing: its pipeline stays as it was, and so do all settings if they are in
