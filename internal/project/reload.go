@@ -119,7 +119,7 @@ func (p *Project) takeSettings(next Settings, r *waybill.Reloaded) {
 		}
 	}
 	now.Name, now.HTTP, now.Retention, now.Auth = next.Name, next.HTTP, next.Retention, next.Auth
-	now.Providers, now.Polling, now.Ingest = next.Providers, next.Polling, next.Ingest
+	now.Providers, now.Polling, now.Ingest, now.Alerts = next.Providers, next.Polling, next.Ingest, next.Alerts
 	p.set = now
 	if len(r.Settings) > 0 {
 		p.log.Info("settings taken up", "settings", r.Settings)
@@ -128,7 +128,7 @@ func (p *Project) takeSettings(next Settings, r *waybill.Reloaded) {
 
 // values are the settings by their paths.
 func (s *Settings) values() map[string]any {
-	out := map[string]any{"notify": s.Notify, "buckets": s.Buckets, "sources": s.Sources, "auth.oidc": s.Auth.OIDC, "deliveries.providers": s.Providers, "deliveries.ingest": s.Ingest}
+	out := map[string]any{"notify": s.Notify, "buckets": s.Buckets, "sources": s.Sources, "auth.oidc": s.Auth.OIDC, "deliveries.providers": s.Providers, "deliveries.ingest": s.Ingest, "deliveries.manifests": s.Manifests}
 	for path, field := range s.fields() {
 		if v := reflect.ValueOf(field); v.Kind() == reflect.Pointer {
 			out[path] = v.Elem().Interface()
