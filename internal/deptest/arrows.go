@@ -58,6 +58,11 @@ var Arrows = []Row{
 		Instead: "what runs it belongs in internal/demo",
 	},
 	{
+		Dir:     "examples/containers/crunch",
+		Why:     "what an example puts into a container: it knows nothing of this module",
+		Instead: "what runs it belongs in conformance/examples",
+	},
+	{
 		Dir: "conformance/*", May: []string{"", "client", "internal/app", "internal/auth/oidc/oidctest", "internal/cli", "internal/fault", "internal/httpd/openapitest", "internal/runner/container", "internal/runner/dockertest", "internal/runner/registrytest", "internal/store/postgres/pgtest"}, Modules: []string{"*"},
 		Why:     "tests that see the program from outside; app and cli are imported only so that go test knows what the result depends on",
 		Instead: "use package client as everybody does; a test that needs the inside belongs beside the package it tests",
