@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/moby/moby/client"
@@ -49,6 +50,20 @@ func (r *Runner) Ready(ctx context.Context) error {
 	}
 	r.heard()
 	return nil
+}
+
+// absent reports whether there is no engine and nobody said that there is one: its socket
+// was looked for where engines have theirs, is not there, and has not answered since.
+func (r *Runner) absent() bool {
+	socket, local := strings.CutPrefix(r.api.DaemonHost(), "unix://")
+	if !local || r.o.Host != "" || os.Getenv(client.EnvOverrideHost) != "" {
+		return false
+	}
+	r.mu.Lock()
+	seen := !r.seen.IsZero()
+	r.mu.Unlock()
+	_, err := os.Stat(socket)
+	return !seen && os.IsNotExist(err)
 }
 
 // Host is the engine's address.

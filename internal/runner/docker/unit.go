@@ -591,6 +591,9 @@ func (r *Runner) Remove(ctx context.Context, h runner.Handle) error {
 
 // List implements [runner.Runner].
 func (r *Runner) List(ctx context.Context) ([]runner.Handle, error) {
+	if r.absent() {
+		return nil, nil
+	}
 	got, err := call(ctx, r, func(ctx context.Context) (client.ContainerListResult, error) {
 		return r.api.ContainerList(ctx, client.ContainerListOptions{All: true, Filters: make(client.Filters).Add("label", container.LabelInstance+"="+r.o.Instance)})
 	})
