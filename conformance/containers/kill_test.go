@@ -36,6 +36,7 @@ type campaign struct {
 	*world
 	wit  *witness
 	runs map[string]expected // by run
+	keys int
 }
 
 // newCampaign makes a server with pipelines that have every part of a container's life:
@@ -76,9 +77,10 @@ var plans = map[string]expected{
 
 // submit starts runs; requests are repeated over the server's deaths.
 func (c *campaign) submit(ctx context.Context, names ...string) error {
-	for i, n := range names {
+	for _, n := range names {
+		c.keys++
 		for {
-			r, err := c.Client().StartRun(ctx, n, client.StartRun{}, fmt.Sprintf("%s-%d", n, i))
+			r, err := c.Client().StartRun(ctx, n, client.StartRun{}, fmt.Sprintf("%s-%d", n, c.keys))
 			if err == nil {
 				c.runs[r.ID] = plans[n]
 				break
