@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
@@ -65,8 +66,14 @@ func (r *Runner) inherit(memory string) {
 			continue
 		}
 		n := &network{instance: e.Name()}
-		if l, err := netlink.LinkByName(n.bridgeName()); err == nil && n.idle(l) {
-			netlink.LinkDel(l)
+		if l, err := netlink.LinkByName(n.bridgeName()); err == nil {
+			if !n.idle(l) {
+				continue
+			}
+			if err := netlink.LinkDel(l); err != nil {
+				r.log.Warn("a bridge that nobody has any more could not be removed", "bridge", n.bridgeName(), "error", err)
+				continue
+			}
 			if c, err := nftables.New(); err == nil {
 				c.DelTable(n.table())
 				c.Flush()
@@ -84,9 +91,9 @@ func barren(dir string) bool {
 		return false
 	}
 	for _, e := range entries {
-		switch e.Name() {
-		case ownerFile, initFile:
-		case stateDir:
+		switch name := e.Name(); {
+		case name == ownerFile, name == initFile, strings.HasPrefix(name, tryPrefix):
+		case name == stateDir:
 			if left, err := os.ReadDir(filepath.Join(dir, stateDir)); err != nil || len(left) > 0 {
 				return false
 			}

@@ -157,6 +157,12 @@ func (r *Runner) begin() (*state, error) {
 	if err != nil {
 		return nil, err
 	}
+	tries, _ := filepath.Glob(filepath.Join(s.memory, tryPrefix+"*"))
+	for _, dir := range tries { // of servers that were killed in one; what they try ends by itself
+		if err := s.limits.prune(path.Join(tryGroup, filepath.Base(dir))); err == nil {
+			os.RemoveAll(dir)
+		}
+	}
 	s.chooser = &chooser{want: r.o.Runtime, dir: s.memory}
 	s.net = &network{
 		dir: r.dir, instance: s.instance, subnet: r.o.Subnet, masq: r.o.Masquerade == nil || *r.o.Masquerade, log: r.log, used: map[netip.Addr]string{},

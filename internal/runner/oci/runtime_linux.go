@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -63,14 +64,14 @@ func (c *chooser) search(ctx context.Context) (*ociRuntime, error) {
 	}
 	var tried []string
 	for _, n := range names {
-		path, err := exec.LookPath(n)
+		at, err := exec.LookPath(n)
 		if err != nil {
 			continue
 		}
-		if path, err = filepath.Abs(path); err != nil {
+		if at, err = filepath.Abs(at); err != nil {
 			continue
 		}
-		rt := &ociRuntime{path: path, name: filepath.Base(path)}
+		rt := &ociRuntime{path: at, name: filepath.Base(at)}
 		if err := rt.try(ctx, c.dir); err != nil {
 			tried = append(tried, fmt.Sprintf("%s: %v", n, err))
 			continue
@@ -85,6 +86,12 @@ func (c *chooser) search(ctx context.Context) (*ociRuntime, error) {
 		WithHint("apt-get install runc, and let the server run as root or where users may make namespaces")
 }
 
+// Trials have names by which those of a server that was killed are found.
+const (
+	tryPrefix = "try-"
+	tryGroup  = "/waybill"
+)
+
 // try makes a container of nothing but the first process, which finds no program to start.
 func (rt *ociRuntime) try(ctx context.Context, dir string) error {
 	if len(initCode) == 0 {
@@ -92,7 +99,7 @@ func (rt *ociRuntime) try(ctx context.Context, dir string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	dir, err := os.MkdirTemp(dir, "try-")
+	dir, err := os.MkdirTemp(dir, tryPrefix)
 	if err != nil {
 		return err
 	}
@@ -106,7 +113,7 @@ func (rt *ociRuntime) try(ctx context.Context, dir string) error {
 	}
 	b := &bundle{
 		args: []string{"/nothing"}, cwd: "/", root: "root", settings: &container.Settings{}, network: container.NetworkNone,
-		cgroup: "/waybill/" + filepath.Base(dir), rootless: os.Geteuid() != 0,
+		cgroup: path.Join(tryGroup, filepath.Base(dir)), rootless: os.Geteuid() != 0,
 	}
 	b.binds = append(b.binds, bind(program, initPath, "ro"))
 	if err := writeConfig(dir, b); err != nil {
@@ -121,7 +128,7 @@ func (rt *ociRuntime) try(ctx context.Context, dir string) error {
 	rt.delete(context.WithoutCancel(ctx), state, id)
 	limits := findControllers()
 	_ = limits.prune(b.cgroup)
-	limits.forget("/waybill")
+	limits.forget(tryGroup)
 	var exit *exec.ExitError
 	if errors.As(err, &exit) && exit.ExitCode() == 127 && errs.Len() == 0 {
 		return nil
