@@ -480,7 +480,7 @@ func (s *Server) baseEnv(settings project.Settings) []string {
 // ParseOptions are those by which definitions are read where these runners are.
 func ParseOptions(runners map[string]runner.Runner) pipeline.Options {
 	o := pipeline.Options{
-		Env: os.LookupEnv, Runners: slices.Sorted(maps.Keys(runners)),
+		Env: os.LookupEnv, Runners: slices.Sorted(maps.Keys(runners)), NoFiles: map[string]string{},
 		Check: func(name string, args []string, with json.RawMessage) error {
 			if r := runners[name]; r != nil {
 				return r.Check(args, with)
@@ -489,12 +489,17 @@ func ParseOptions(runners map[string]runner.Runner) pipeline.Options {
 		},
 	}
 	for _, name := range o.Runners {
-		if _, ok := runners[name].(runner.Contained); ok {
-			o.Images = append(o.Images, name)
+		c, ok := runners[name].(runner.Contained)
+		if !ok {
+			continue
 		}
-	}
-	if len(o.Images) > 0 {
-		o.ImageRunner = o.Images[0] // a server asks which one answers
+		o.Images = append(o.Images, name)
+		if !runner.Elsewhere(c) && o.ImageRunner == "" {
+			o.ImageRunner = name // a server asks which one answers
+		}
+		if x, ok := c.(interface{ LosesFiles() string }); ok {
+			o.NoFiles[name] = x.LosesFiles()
+		}
 	}
 	return o
 }

@@ -31,13 +31,16 @@ func openKubernetes(json.RawMessage, string, string, *slog.Logger) (runner.Runne
 }
 
 // leftOut stands for a runner that a slim program does not have.
-type leftOut struct{ runner.Runner }
+type leftOut struct{ runner.Contained }
 
 // Name implements runner.Runner.
 func (leftOut) Name() string { return "kubernetes" }
 
 // Check implements runner.Runner.
 func (leftOut) Check([]string, json.RawMessage) error { return nil }
+
+// Reach implements runner.Contained.
+func (leftOut) Reach() runner.Reach { return runner.ReachPublic }
 
 // Close implements runner.Runner.
 func (leftOut) Close() error { return nil }

@@ -2,6 +2,7 @@ package pipeline_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -44,5 +45,18 @@ func TestImage(t *testing.T) {
 	_, err := pipeline.Parse("p.yaml", []byte("name: p\nsteps: [{name: x, image: a}]\n"), o)
 	if err == nil || !strings.Contains(err.Error(), "no runner of containers answers here") {
 		t.Errorf("without a runner: %v", err)
+	}
+}
+
+// Files that will not come back are told of when the definition is read, not when an hour's
+// work is lost.
+func TestFilesThatDoNotComeBack(t *testing.T) {
+	o := pipeline.Options{Runners: []string{"process", "oci", "kubernetes"}, Images: []string{"oci", "kubernetes"}, NoFiles: map[string]string{"kubernetes": "use a bucket"}}
+	const step = "name: p\nsteps: [{name: a, runner: %s, image: x, run: [y], outputs: {report: {file: report.csv}, rows: int}}]\n"
+	for name, want := range map[string]string{"kubernetes": "no output files come back from the runner kubernetes", "oci": ""} {
+		_, err := pipeline.Parse("p.yaml", fmt.Appendf(nil, step, name), o)
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: %v, want %q", name, err, want)
+		}
 	}
 }

@@ -84,7 +84,9 @@ type Options struct {
 	Runners []string
 	// Images are those of them that make units of images, and ImageRunner is the one that
 	// makes a step with an image that names no runner; empty if there is none.
-	Images      []string
+	Images []string
+	// NoFiles are those of which no output files come back, and what to do instead.
+	NoFiles     map[string]string
 	ImageRunner string
 }
 

@@ -189,6 +189,9 @@ func (d *definition) readOutput(step *Step, what string, n *node, o *Output) {
 			if why != "" {
 				d.add(file.at, "", "%s.file: %s, found %s", what, why, clip(s))
 			}
+			if instead, lost := d.opts.NoFiles[step.Runner]; lost {
+				d.add(file.at, instead, "%s: no output files come back from the runner %s", what, step.Runner)
+			}
 			o.File = s
 		}
 		b, k := n.get("bucket"), n.get("key")

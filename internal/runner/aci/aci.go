@@ -522,6 +522,11 @@ func (r *Runner) CopyOut(context.Context, runner.Handle, string, io.Writer) erro
 		WithHint("return variables by the callback, and have the unit itself put files where they belong")
 }
 
+// LosesFiles says what to do, as the files that a unit writes are lost with it.
+func (r *Runner) LosesFiles() string {
+	return "have the unit put its files where they belong, such as a bucket, and return their names as variables"
+}
+
 // Close implements [runner.Runner].
 func (r *Runner) Close() error {
 	if r.close == nil {
