@@ -236,10 +236,10 @@ func TestSubnet(t *testing.T) {
 	if units, err := r.List(t.Context()); err != nil || len(units) != 0 {
 		t.Errorf("left: %v, %v", units, err)
 	}
-	own, _ := newRunner(t, setup{config: oci.Config{Subnet: "172.31.254.0/29"}})
+	own, _ := newRunner(t, setup{config: oci.Config{Subnet: "198.51.100.0/29"}})
 	for i := range 12 { // more than there are addresses
 		e, log := run(t, own, spec(t, "small-"+strconv.Itoa(i), map[string]any{"network": "bridge"}, `ip -4 -o addr show eth0`))
-		if !e.OK() || !strings.Contains(log, "inet 172.31.254.") {
+		if !e.OK() || !strings.Contains(log, "inet 198.51.100.") {
 			t.Fatalf("unit %d: %+v %q", i, e, log)
 		}
 	}
