@@ -494,11 +494,11 @@ func ParseOptions(runners map[string]runner.Runner) pipeline.Options {
 			continue
 		}
 		o.Images = append(o.Images, name)
-		if !runner.Elsewhere(c) && o.ImageRunner == "" {
-			o.ImageRunner = name // a server asks which one answers
-		}
+		// Those whose files are lost are elsewhere, and used by who names them.
 		if x, ok := c.(interface{ LosesFiles() string }); ok {
 			o.NoFiles[name] = x.LosesFiles()
+		} else if o.ImageRunner == "" {
+			o.ImageRunner = name // a server asks which one answers
 		}
 	}
 	return o
