@@ -107,3 +107,20 @@ func openImages(_ context.Context, data string) (waybill.Images, io.Closer, erro
 	}
 	return openImageStore(filepath.Join(data, "oci", "images"))
 }
+
+// packProgram makes an image of a program alone.
+func packProgram(program, tag, file string) error {
+	img, err := image.Pack(image.Recipe{Program: program})
+	if err != nil {
+		return err
+	}
+	f, err := os.Create(file)
+	if err != nil {
+		return err
+	}
+	err = image.WriteArchive(f, img, tag)
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	return err
+}

@@ -17,7 +17,7 @@ import (
 
 func loadtestCommand() *cobra.Command {
 	return loadtest.Command(loadtest.Deps{
-		Version: version, DeliverySchema: delivery.Tables(),
+		Version: version, Pack: packProgram, DeliverySchema: delivery.Tables(),
 		Deliveries: func(st store.Store) waybill.Deliveries { return delivery.New(delivery.Options{Store: st}) },
 		OpenStore: func(ctx context.Context, where, dir string, schema store.Schema) (store.Store, error) {
 			log := slog.New(slog.DiscardHandler)

@@ -25,6 +25,8 @@ import (
 // Deps are what the commands need from the rest of the program.
 type Deps struct {
 	Version string
+	// Pack makes an image of a static program, as an archive in a file.
+	Pack func(program, tag, file string) error
 	// OpenStore opens a new store with this schema: "sqlite" in the folder dir, or the
 	// PostgreSQL of a URL. It is called once for each store that is measured.
 	OpenStore func(ctx context.Context, where, dir string, schema store.Schema) (store.Store, error)
@@ -43,7 +45,8 @@ type options struct {
 	callers int
 	seconds int
 	keep    bool
-	log     io.Writer // what is being done, for people
+	files   map[string]string // of the project, beside those of runs
+	log     io.Writer         // what is being done, for people
 }
 
 // note tells what is being done.
@@ -66,7 +69,7 @@ It fails when a figure misses its bar. Other load on the machine counts, so the 
 loaded the machine was.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	top.AddCommand(runsCommand(d), storeCommand(d), schedulesCommand(d), deliveriesCommand(d))
+	top.AddCommand(runsCommand(d), storeCommand(d), schedulesCommand(d), containersCommand(d), deliveriesCommand(d))
 	return top
 }
 
@@ -97,6 +100,30 @@ how it behaves with a long queue, and its memory. Parts: ` + strings.Join(partNa
 	common(cmd, &o)
 	cmd.Flags().BoolVar(&o.quick, "quick", false, "fewer runs and shorter: about a minute")
 	cmd.Flags().StringSliceVar(&o.only, "only", nil, "measure these parts only")
+	cmd.Flags().BoolVar(&o.keep, "keep", false, "keep the folders of the servers, with their logs")
+	return cmd
+}
+
+func containersCommand(d Deps) *cobra.Command {
+	o := options{Deps: d, callers: 1, seconds: 1}
+	cmd := &cobra.Command{
+		Use: "containers", Short: "Measure containers: what a step costs over its container, none lost, none left", Args: cobra.NoArgs,
+		Long: `Measure containers on servers of its own: how long a step takes in a container, beside how long the
+runtime takes for the same container without Waybill (runc run, crun run, docker run), in turn, with an
+image that is here; and whether of two hundred containers, eight at a time, any is lost, tried again or
+left. Docker is the one that the docker command uses. What is not installed is left out. Kinds: ` + strings.Join(boxNames(), ", ") + `.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			for _, name := range o.only {
+				if !slices.Contains(boxNames(), name) {
+					return waybill.E(waybill.KindInvalid, "there is no kind %q, only %s", name, strings.Join(boxNames(), ", "))
+				}
+			}
+			return measure(cmd, &o, containers)
+		},
+	}
+	common(cmd, &o)
+	cmd.Flags().BoolVar(&o.quick, "quick", false, "fewer containers, one at a time")
+	cmd.Flags().StringSliceVar(&o.only, "only", nil, "measure these kinds only")
 	cmd.Flags().BoolVar(&o.keep, "keep", false, "keep the folders of the servers, with their logs")
 	return cmd
 }

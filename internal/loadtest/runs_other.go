@@ -8,6 +8,12 @@ import (
 	"github.com/waybill-run/waybill"
 )
 
+func boxNames() []string { return nil }
+
+func containers(context.Context, *options, *sheet) error {
+	return waybill.E(waybill.KindInvalid, "containers are measured on Linux only")
+}
+
 func partNames() []string { return nil }
 
 func runs(context.Context, *options, *sheet) error {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -103,6 +104,7 @@ func (s *server) project() error {
 		// Units stand before the gate without using the processor, until it is opened.
 		"pipelines/chain.yaml": chain.String(),
 	}
+	maps.Copy(files, s.o.files)
 	for name, text := range files {
 		path := s.path(filepath.Join("project", name))
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
