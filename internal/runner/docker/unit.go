@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -537,8 +538,8 @@ func (u *unit) signal(ctx context.Context, sig string) error {
 	_, err := call(ctx, u.r, func(ctx context.Context) (client.ContainerKillResult, error) {
 		return u.r.api.ContainerKill(ctx, u.id, client.ContainerKillOptions{Signal: sig})
 	})
-	if err == nil || cerrdefs.IsNotFound(err) || cerrdefs.IsConflict(err) {
-		return nil
+	if err == nil || cerrdefs.IsNotFound(err) || cerrdefs.IsConflict(err) || strings.Contains(err.Error(), "can only kill running containers") || strings.Contains(err.Error(), "container state improper") {
+		return nil // the last two are Podman's
 	}
 	return u.r.fault(ctx, "stop", u.name, err)
 }
