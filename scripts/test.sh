@@ -54,7 +54,7 @@ need have_rabbitmq "rabbitmq-server" "the tests of messages from RabbitMQ are le
 need have_runc "runc" "the tests of containers without a daemon are left out"
 need have_busybox "busybox-static" "the tests of containers have no image"
 need have_curl "curl" "the example of the classic chain does not run"
-need have_docker "docker.io" "the tests of containers of Docker are left out"
+need have_docker "docker.io iptables" "the tests of containers of Docker are left out"
 if ! have_azurite; then
 	need have_npm "nodejs npm" "Azurite cannot be installed"
 	if have_npm; then
@@ -107,4 +107,11 @@ strict=0
 [ "$ci" != true ] || strict=1
 # -v tells what was skipped; the filter shows that and the line of each package,
 # and all of a package that failed.
-go test "${race[@]}" -shuffle=on -timeout 20m -p 2 -v "${packages[@]}" 2>&1 | awk -v strict=$strict -f scripts/test.awk
+# Tests that can share an engine of Docker have one between them.
+engine=()
+if have_docker; then
+	engine=(bin/tools/engine)
+	mkdir -p bin/tools
+	go build -o bin/tools/engine ./conformance/engine
+fi
+"${engine[@]}" go test "${race[@]}" -shuffle=on -timeout 20m -p 2 -v "${packages[@]}" 2>&1 | awk -v strict=$strict -f scripts/test.awk
