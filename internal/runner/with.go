@@ -63,7 +63,9 @@ func DecodeAs(at string, settings json.RawMessage, into any) error {
 // DecodeOpen is Decode for a definition that is only looked at: a text with an
 // expression in it may stand where its result will be of another type, and leaves
 // the field as it is.
-func DecodeOpen(with json.RawMessage, into any) error { return decoder{open: true}.read("with", with, into) }
+func DecodeOpen(with json.RawMessage, into any) error {
+	return decoder{open: true}.read("with", with, into)
+}
 
 // HasExpression reports whether a text of a definition that is only looked at holds
 // a reference whose value is not known yet.

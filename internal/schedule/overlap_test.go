@@ -1,6 +1,7 @@
 package schedule_test
 
 import (
+	"context"
 	"path/filepath"
 	"testing"
 	"testing/synctest"

@@ -207,4 +207,3 @@ var _ policy.Policy = (*signer)(nil)
 func Retry(tries int32, pause time.Duration) *policy.ClientOptions {
 	return &policy.ClientOptions{Retry: policy.RetryOptions{MaxRetries: tries, RetryDelay: pause, MaxRetryDelay: pause}, Telemetry: policy.TelemetryOptions{ApplicationID: "waybill"}, InsecureAllowCredentialWithHTTP: true}
 }
-

@@ -105,7 +105,9 @@ func TestReadsEveryPage(t *testing.T) {
 		change func(*aztable.Table)
 		kind   waybill.Kind
 	}{
-		"wrong key":      {func(t *aztable.Table) { t.Key = base64.StdEncoding.EncodeToString([]byte("wrong wrong wrong wrong wrong wr")) }, waybill.KindUnauthorized},
+		"wrong key": {func(t *aztable.Table) {
+			t.Key = base64.StdEncoding.EncodeToString([]byte("wrong wrong wrong wrong wrong wr"))
+		}, waybill.KindUnauthorized},
 		"no such table":  {func(t *aztable.Table) { t.Name = "nothing" }, waybill.KindNotFound},
 		"key not base64": {func(t *aztable.Table) { t.Key = "?" }, waybill.KindInvalid},
 		"odd endpoint":   {func(t *aztable.Table) { t.Endpoint = "storage" }, waybill.KindInvalid},
