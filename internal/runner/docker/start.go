@@ -177,7 +177,9 @@ func (r *Runner) create(ctx context.Context, s runner.Spec, set container.Settin
 	if p := platformOf(set.Platform); p != nil {
 		o.Platform = p
 	}
-	made, err := call(ctx, r, func(ctx context.Context) (client.ContainerCreateResult, error) { return r.api.ContainerCreate(ctx, o) })
+	// An engine goes on with what it was asked for when nobody waits for it any more. Who
+	// gives up here must find what there is to be removed, so the end of this is waited for.
+	made, err := call(context.WithoutCancel(ctx), r, func(ctx context.Context) (client.ContainerCreateResult, error) { return r.api.ContainerCreate(ctx, o) })
 	if err != nil && !cerrdefs.IsConflict(err) && !cerrdefs.IsAlreadyExists(err) {
 		if cerrdefs.IsNotFound(err) { // the image was removed meanwhile, or the network
 			return waybill.E(waybill.KindUnavailable, "the container engine says: %s", container.Clean(err)).WithOp("start", s.Unit)
