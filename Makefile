@@ -19,7 +19,7 @@ help: ## list the targets
 build: ## build bin/waybill, one static file
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(LDFLAGS)" -o bin/waybill ./cmd/waybill
 
-slim: ## build bin/waybill-slim, without Google Cloud and Kubernetes
+slim: ## build bin/waybill-slim, without the clouds of Google and Azure, Kubernetes, git and the suite of facets
 	CGO_ENABLED=0 $(GO) build -tags slim -trimpath -ldflags "$(LDFLAGS)" -o bin/waybill-slim ./cmd/waybill
 
 demo: build ## run a server on an example project in a temporary folder

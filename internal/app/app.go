@@ -371,6 +371,9 @@ func (s *Server) work(ctx context.Context) error {
 		return err
 	}
 	settings := s.project.Settings()
+	if err := leftOut(settings); err != nil {
+		return err
+	}
 	requests.SetGuard(settings.HTTP.Guard())
 	if err := s.openOIDC(bg, settings.Auth.OIDC); err != nil {
 		return err
@@ -426,7 +429,9 @@ func (s *Server) work(ctx context.Context) error {
 	if err := s.pollDeliveries(bg); err != nil {
 		return err
 	}
-	s.followHistory(bg, settings)
+	if err := s.followHistory(bg, settings); err != nil {
+		return err
+	}
 	s.watchAlerts(bg)
 	if err := s.startTriggers(bg, admin.Admit); err != nil {
 		return err

@@ -7,8 +7,6 @@ import (
 	"strings"
 
 	"github.com/waybill-run/waybill"
-	"github.com/waybill-run/waybill/internal/cli/delivery"
-	"github.com/waybill-run/waybill/internal/delivery/aztable"
 	"github.com/waybill-run/waybill/internal/delivery/spektate"
 )
 
@@ -60,10 +58,4 @@ func deliveryVariables(where string, env []string) map[string]string {
 		out[name] = value
 	}
 	return out
-}
-
-// readLegacy reads the deployments that an older service kept in Azure Storage.
-func readLegacy(ctx context.Context, o delivery.LegacyTable, f func(map[string]string) error) error {
-	t := aztable.Table{Account: o.Account, Key: o.Key, Name: o.Table, Endpoint: o.Endpoint}
-	return t.Rows(ctx, o.Partition, func(r aztable.Row) error { return f(r) })
 }

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/waybill-run/waybill"
 	"github.com/waybill-run/waybill/internal/delivery"
 	"github.com/waybill-run/waybill/internal/delivery/ancestry"
 	"github.com/waybill-run/waybill/internal/project"
@@ -12,7 +13,11 @@ import (
 
 // followHistory finds out what the revisions of clusters came of: from clones of the
 // repositories that deliveries.manifests names, else from the providers that are polled.
-func (s *Server) followHistory(ctx context.Context, settings project.Settings) {
+func (s *Server) followHistory(ctx context.Context, settings project.Settings) error {
+	if !ancestry.WithGit && len(settings.Manifests) > 0 {
+		return waybill.E(waybill.KindUnsupported, "deliveries: manifests: this program was built without git").
+			WithHint("use the full program (make build), or name the provider of the repository in deliveries.providers")
+	}
 	var clones []ancestry.Source
 	for _, m := range settings.Manifests {
 		clones = append(clones, ancestry.NewClone(ancestry.CloneOptions{
@@ -34,6 +39,7 @@ func (s *Server) followHistory(ctx context.Context, settings project.Settings) {
 		},
 	})
 	s.background.Go(func() { r.Run(ctx) })
+	return nil
 }
 
 // compared asks the providers that are polled, within their limits.

@@ -11,14 +11,12 @@ import (
 	"github.com/waybill-run/waybill"
 	"github.com/waybill-run/waybill/internal/arrival"
 	"github.com/waybill-run/waybill/internal/cloud"
-	"github.com/waybill-run/waybill/internal/cloud/azure"
 	"github.com/waybill-run/waybill/internal/cloud/folder"
 	"github.com/waybill-run/waybill/internal/cloud/s3"
 	"github.com/waybill-run/waybill/internal/intake"
 	"github.com/waybill-run/waybill/internal/object"
 	"github.com/waybill-run/waybill/internal/project"
 	"github.com/waybill-run/waybill/internal/queue"
-	"github.com/waybill-run/waybill/internal/source/azurequeue"
 	"github.com/waybill-run/waybill/internal/source/rabbitmq"
 	"github.com/waybill-run/waybill/internal/watch"
 )
@@ -64,7 +62,7 @@ func (e *elsewhere) check(ctx context.Context, checks map[string]string) {
 
 // clouds open buckets by the scheme of their URL.
 func clouds() map[string]cloud.Opener {
-	all := map[string]cloud.Opener{folder.Scheme: folder.Open, s3.Scheme: s3.Open, azure.Scheme: azure.Open}
+	all := map[string]cloud.Opener{folder.Scheme: folder.Open, s3.Scheme: s3.Open}
 	maps.Copy(all, moreClouds)
 	return all
 }
@@ -152,7 +150,7 @@ func (s *Server) takeIn(ctx context.Context, events *arrival.Events, admit func(
 		case project.SourceRabbitMQ:
 			f.Source = rabbitmq.New(rabbitmq.Options{URL: address, Queue: q.Queue, Prefetch: q.Prefetch})
 		case project.SourceAzureQueue:
-			f.Source = azurequeue.New(azurequeue.Options{URL: address, Queue: q.Queue, Visibility: time.Duration(q.Visibility), Encoding: q.Encoding})
+			f.Source = azureQueue(q, address)
 		}
 		o.Feeds = append(o.Feeds, f)
 	}

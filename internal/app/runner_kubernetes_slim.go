@@ -16,7 +16,7 @@ import (
 var platformKubernetes = platform{
 	name:   "kubernetes",
 	config: map[string]any{},
-	check:  func() runner.Runner { return leftOut{} },
+	check:  func() runner.Runner { return absent{name: "kubernetes"} },
 	open: func(_ context.Context, s *Server, raw json.RawMessage) (runner.Runner, error) {
 		if raw == nil {
 			return nil, nil
@@ -30,17 +30,20 @@ func openKubernetes(json.RawMessage, string, string, *slog.Logger) (runner.Runne
 		WithHint("use the full program (make build) for a server with this runner")
 }
 
-// leftOut stands for a runner that a slim program does not have.
-type leftOut struct{ runner.Contained }
+// absent stands for a runner that a slim program does not have.
+type absent struct {
+	runner.Contained
+	name string
+}
 
 // Name implements runner.Runner.
-func (leftOut) Name() string { return "kubernetes" }
+func (a absent) Name() string { return a.name }
 
 // Check implements runner.Runner.
-func (leftOut) Check([]string, json.RawMessage) error { return nil }
+func (absent) Check([]string, json.RawMessage) error { return nil }
 
 // LosesFiles is what the runner itself says.
-func (leftOut) LosesFiles() string { return "have the unit put its files where they belong" }
+func (absent) LosesFiles() string { return "have the unit put its files where they belong" }
 
 // Close implements runner.Runner.
-func (leftOut) Close() error { return nil }
+func (absent) Close() error { return nil }

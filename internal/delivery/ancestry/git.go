@@ -1,3 +1,5 @@
+//go:build !slim
+
 package ancestry
 
 import (
@@ -39,21 +41,12 @@ type Clone struct {
 	fetched time.Time
 }
 
-// CloneOptions say what is cloned.
-type CloneOptions struct {
-	Dir  string // for clones; the clone has a folder in it
-	Repo string // address: https, or a path of this machine
-	// Auth gives user and token, both may be empty; it is asked for each fetch.
-	Auth func(ctx context.Context) (user, token string, err error)
-	// Nameless: clusters that name no repository are at this one.
-	Nameless bool
-	// Fold brings addresses into the form in which they are compared.
-	Fold func(string) string
-}
-
 // pause is the least time between two fetches: a commit that is not there is not asked for
 // all the time.
 const pause = 5 * time.Second
+
+// WithGit says that this program can clone.
+const WithGit = true
 
 // NewClone returns a clone that is made when it is first needed.
 func NewClone(o CloneOptions) *Clone {
