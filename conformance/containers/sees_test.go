@@ -167,13 +167,7 @@ func TestLimits(t *testing.T) {
 		}
 		var all []string
 		for _, s := range sees {
-			with := ""
-			if s.with != "" {
-				with = "with: {" + s.with + "}"
-			} else {
-				with = "with: {}"
-			}
-			all = append(all, sh(s.name, s.script, with))
+			all = append(all, sh(s.name, s.script, "with: {"+s.with+"}"))
 		}
 		w := serve(t, p, harness.Options{Project: map[string]string{
 			"pipelines/sees.yaml": pipeline("sees", steps(all...)),

@@ -210,8 +210,6 @@ func (w *world) reaches(id, step string, number int, what string, f func(client.
 	return got
 }
 
-func running(a client.Attempt) bool { return a.Phase == waybill.PhaseRunning }
-
 func (w *world) records(id, kind string) []client.Record {
 	w.t.Helper()
 	l := must(w.Client().Events(w.ctx, id, client.GetRunEventsParams{Limit: 1000}))(w.t)
@@ -239,16 +237,6 @@ func (w *world) log(id, step string, number int) string {
 func variable(r client.RunDetail, name string) string {
 	v, _ := r.Vars.Get(name)
 	return v.Text()
-}
-
-func output(r client.RunDetail, step, name string) string {
-	for _, s := range r.Steps {
-		if s.Name == step {
-			v, _ := s.Outputs.Get(name)
-			return v.Text()
-		}
-	}
-	return ""
 }
 
 // cleaned waits until nothing is left of the units of a run, on the platform, in memory
