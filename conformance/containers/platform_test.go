@@ -89,6 +89,9 @@ func needDocker(t *testing.T) {
 
 // instanceOCI is the name that everything of the runner oci has.
 func instanceOCI(w *world) string {
+	if w.instance != "" {
+		return w.instance
+	}
 	b, _ := os.ReadFile(filepath.Join(w.DataDir(), "oci", "instance")) // not there before the first unit
 	return strings.TrimSpace(string(b))
 }
@@ -385,16 +388,13 @@ func sweepDocker(t *testing.T, w *world) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	api := engine(t)
-	b, _ := os.ReadFile(filepath.Join(w.DataDir(), "callbacks.json")) // not there when nobody was to call
-	var at map[string]int
-	_ = json.Unmarshal(b, &at)
 	nets, err := api.NetworkList(ctx, client.NetworkListOptions{Filters: make(client.Filters).Add("label", container.LabelInstance)})
 	if err != nil {
 		t.Errorf("networks: %v", err)
 	}
 	for _, n := range nets.Items {
 		for _, c := range n.IPAM.Config {
-			if _, ours := at[c.Gateway.String()]; !ours {
+			if _, ours := w.gateways[c.Gateway.String()]; !ours {
 				continue
 			}
 			label := container.LabelInstance + "=" + n.Labels[container.LabelInstance]

@@ -64,6 +64,10 @@ type world struct {
 	reg   *registrytest.Registry
 	image string // base image of the registry
 	sum   string // its digest
+
+	// What the server's folder said when the test ended, for who tidies up after it is gone.
+	instance string
+	gateways map[string]int
 }
 
 // each runs a test on every platform.
@@ -99,6 +103,11 @@ func serve(t *testing.T, p platform, o harness.Options) *world {
 	// Registered first, it is called last, when the server is gone.
 	t.Cleanup(func() { p.sweep(t, w) })
 	w.Server = harness.New(t, o)
+	t.Cleanup(func() {
+		w.instance = instanceOCI(w)
+		b, _ := os.ReadFile(filepath.Join(w.DataDir(), "callbacks.json")) // not there when nobody was to call
+		_ = json.Unmarshal(b, &w.gateways)
+	})
 	w.http = &http.Client{Timeout: 30 * time.Second}
 	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
 	t.Cleanup(cancel)
