@@ -24,7 +24,7 @@ have_rabbitmq() { [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ]; }
 have_runc() { [ "$(id -u)" != 0 ] || command -v runc >/dev/null; }
 have_curl() { command -v curl >/dev/null; }
 have_docker() { command -v dockerd >/dev/null && command -v containerd >/dev/null && command -v runc >/dev/null; }
-have_busybox() { [ -x /bin/busybox ] && LC_ALL=C ldd /bin/busybox 2>&1 | grep -q 'not a dynamic'; }
+have_busybox() { [ -x /bin/busybox ] && ! ldd /bin/busybox >/dev/null 2>&1; } # ldd fails for what is static
 have_npm() { command -v node >/dev/null && command -v npm >/dev/null; }
 # Azurite stands in for Azure Storage. This is the last version that runs on Debian's Node.
 azurite_version=3.35.0
