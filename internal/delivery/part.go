@@ -101,7 +101,8 @@ func (p *part) absorb(r *waybill.DeliveryReport, event string) {
 		p.CommittedAt = r.CommittedAt
 	}
 	takePerson(&p.Author, r.Author, p.newer(t))
-	if p.Direct || p.Kind == waybill.ReportSync {
+	// Manifests that a run made are those of the run.
+	if p.Direct || p.Kind == waybill.ReportSync || p.Kind == waybill.ReportManifest && r.Run == "" {
 		p.takeCommit(&p.ManifestCommit, r.ManifestCommit, t)
 	}
 	if r.ImageDigest != "" && !slices.Contains(p.Digests, r.ImageDigest) {

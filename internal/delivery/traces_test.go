@@ -544,3 +544,20 @@ func TestF11_AndT11InEveryOrder(t *testing.T) {
 		f.want("- dev a:1 - - 102 h1 7 200 m1", "b dev b:1 101 c2 102 h1 - 200 m1")
 	})
 }
+
+// Whoever makes manifests without a system that counts its runs says only which commit came
+// out: that is enough.
+func TestManifestsWithoutARun(t *testing.T) {
+	build := waybill.DeliveryReport{Kind: waybill.ReportBuild, Run: "100", ImageTag: "app:1", Service: "app", Commit: "c626394aa"}
+	config := waybill.DeliveryReport{Kind: waybill.ReportConfig, ImageTag: "app:1", Ring: "dev", ConfigCommit: "aaaaaaa1"}
+	manifests := waybill.DeliveryReport{Kind: waybill.ReportManifest, ConfigCommit: "aaaaaaa1", ManifestCommit: "b3a3345ff"}
+	sync := waybill.DeliveryReport{Kind: waybill.ReportSync, Cluster: "west", ClusterState: waybill.ClusterHealthy, ManifestCommit: "b3a3345ff"}
+	for _, order := range [][]waybill.DeliveryReport{{build, config, manifests, sync}, {sync, manifests, config, build}} {
+		f := newFeed(t)
+		f.tell(order...)
+		rows := f.rows()
+		if len(rows) != 1 || rows[0].Status != waybill.DeploymentComplete || rows[0].ManifestCommit != "b3a3345ff" || len(rows[0].Clusters) != 1 {
+			t.Errorf("rows: %+v", rows)
+		}
+	}
+}

@@ -137,6 +137,7 @@ func (s *state) compose(b, c *part, ms []*part) *view {
 			d.ConfigRepo = cmp.Or(d.ConfigRepo, m.ConfigRepo)
 			d.ManifestRepo = cmp.Or(m.ManifestRepo, d.ManifestRepo)
 			d.Ring = cmp.Or(d.Ring, m.Ring)
+			d.ManifestCommit = cmp.Or(m.ManifestCommit, d.ManifestCommit)
 		}
 		if c == nil {
 			d.Kind = waybill.DeploymentManual
