@@ -135,6 +135,9 @@ type Runs interface {
 	// the step that was named, has ended. The bytes are the units' own; a line
 	// "==> step (attempt n) <==" stands before each part when several are written.
 	Log(ctx context.Context, q LogQuery, w io.Writer) error
+	// OutputFile opens a file that an attempt of a step returned, the last one when attempt
+	// is 0; one that failed may have some. KindNotFound: there is none.
+	OutputFile(ctx context.Context, run, step, output string, attempt int) (FileRef, io.ReadSeekCloser, error)
 }
 
 // LogQuery selects log text.

@@ -262,6 +262,20 @@ func (c *Client) Object(ctx context.Context, bucket, key, version string) (*Cont
 	if version != "" {
 		q.query.Set("version", version)
 	}
+	return c.content(ctx, q)
+}
+
+// OutputFile opens a file that an attempt of a step returned, the last one when attempt is
+// 0. One that failed may have returned some.
+func (c *Client) OutputFile(ctx context.Context, run, step, output string, attempt int) (*Content, error) {
+	q := c.get(path("/api/v1/runs/%s/steps/%s/files/%s", run, step, output), url.Values{})
+	if attempt > 0 {
+		q.query.Set("attempt", strconv.Itoa(attempt))
+	}
+	return c.content(ctx, q)
+}
+
+func (c *Client) content(ctx context.Context, q *request) (*Content, error) {
 	q.header.Set("Accept-Encoding", "identity") // compressed in between, it would have another length
 	res, err := c.open(ctx, q, nil)
 	if err != nil {

@@ -1928,6 +1928,12 @@ type CompleteAttemptParams struct {
 	Token string `form:"token,omitempty" json:"token,omitempty,omitzero"`
 }
 
+// GetOutputFileParams defines parameters for GetOutputFile.
+type GetOutputFileParams struct {
+	// Attempt The number of an attempt; the last one when left out.
+	Attempt int `form:"attempt,omitempty" json:"attempt,omitempty,omitzero"`
+}
+
 // TraceRunParams defines parameters for TraceRun.
 type TraceRunParams struct {
 	// Direction What it came of, what came of it, or both.

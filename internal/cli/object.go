@@ -55,15 +55,20 @@ func (a *app) objectGetCmd() *cobra.Command {
 				return err
 			}
 			defer in.Close() // it was only read
-			if len(args) == 2 || args[2] == "-" {
-				_, err := io.Copy(a.Stdout, in)
-				return err
-			}
-			return saveAs(args[2], in)
+			return a.save(args[2:], in)
 		}),
 	}
 	cmd.Flags().StringVar(&version, "version", "", "the version (default the current one)")
 	return cmd
+}
+
+// save writes content to the file that was named, if one was, or to standard output.
+func (a *app) save(file []string, in io.Reader) error {
+	if len(file) == 0 || file[0] == "-" {
+		_, err := io.Copy(a.Stdout, in)
+		return err
+	}
+	return saveAs(file[0], in)
 }
 
 // saveAs writes a file whole or not at all.

@@ -15,7 +15,7 @@ import (
 
 func (a *app) runCmd() *cobra.Command {
 	return group("run", "Look at runs, cancel and retry them",
-		a.runListCmd(), a.runStatsCmd(), a.runShowCmd(), a.runLogsCmd(), a.runEventsCmd(), a.runCancelCmd(), a.runRetryCmd(), a.runPauseCmd(true), a.runPauseCmd(false),
+		a.runListCmd(), a.runStatsCmd(), a.runShowCmd(), a.runLogsCmd(), a.runFileCmd(), a.runEventsCmd(), a.runCancelCmd(), a.runRetryCmd(), a.runPauseCmd(true), a.runPauseCmd(false),
 		a.runAnswerCmd(waybill.Approved), a.runAnswerCmd(waybill.Rejected), a.runSlotsCmd(), a.runTraceCmd())
 }
 

@@ -99,6 +99,36 @@ func scan[T any](ctx context.Context, s store.Store, tenant, table, prefix strin
 	return nil
 }
 
+// OutputFile implements waybill.Runs.
+func (e *Engine) OutputFile(ctx context.Context, run, step, output string, attempt int) (waybill.FileRef, io.ReadSeekCloser, error) {
+	none := func(format string, args ...any) (waybill.FileRef, io.ReadSeekCloser, error) {
+		return waybill.FileRef{}, nil, waybill.E(waybill.KindNotFound, format, args...)
+	}
+	d, err := e.Run(ctx, run)
+	if err != nil {
+		return waybill.FileRef{}, nil, err
+	}
+	var of *waybill.Attempt
+	for i := range d.Attempts {
+		if a := &d.Attempts[i]; a.Step == step && (attempt == 0 || a.Number == attempt) && (of == nil || a.Number > of.Number) {
+			of = a
+		}
+	}
+	if of == nil {
+		return none("run %s has no such attempt of step %s", run, step)
+	}
+	v, ok := of.Returned.Get(output)
+	if !ok {
+		return none("attempt %d of step %s returned no %s", of.Number, step, output)
+	}
+	f, ok := v.File()
+	if !ok {
+		return none("output %s of step %s is no file", output, step)
+	}
+	content, err := e.o.Blobs.Open(ctx, f.SHA256)
+	return f, content, err
+}
+
 // Records implements waybill.Runs.
 func (e *Engine) Records(ctx context.Context, run, after string, n int) ([]waybill.Record, error) {
 	if _, err := e.run(ctx, run); err != nil {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/waybill-run/waybill"
 	"github.com/waybill-run/waybill/internal/httpd/openapi"
@@ -143,17 +144,39 @@ func (a api) object(w http.ResponseWriter, r *http.Request, bucket, key, version
 		if o.ContentType != "" {
 			h.Set("Content-Type", o.ContentType)
 		}
-		// Objects come from anywhere: a browser must neither run nor show them as
-		// pages of this server.
-		h.Set("Content-Security-Policy", "sandbox; default-src 'none'")
-		h.Set("Content-Disposition", "attachment")
-		h.Set("Cache-Control", "private, no-cache")
 		h.Set("Waybill-Version", o.Version)
-		h.Set("ETag", `"`+o.SHA256+`"`)
-		if sum, err := hex.DecodeString(o.SHA256); err == nil {
-			h.Set("Repr-Digest", "sha-256=:"+base64.StdEncoding.EncodeToString(sum)+":")
+		serveContent(w, r, o.SHA256, o.CreatedAt, content)
+		return nil
+	})
+}
+
+// serveContent answers with content that comes from anywhere: a browser must neither run
+// nor show it as a page of this server.
+func serveContent(w http.ResponseWriter, r *http.Request, sha256 string, at time.Time, content io.ReadSeeker) {
+	h := w.Header()
+	h.Set("Content-Security-Policy", "sandbox; default-src 'none'")
+	h.Set("Content-Disposition", "attachment")
+	h.Set("Cache-Control", "private, no-cache")
+	h.Set("ETag", `"`+sha256+`"`)
+	if sum, err := hex.DecodeString(sha256); err == nil {
+		h.Set("Repr-Digest", "sha-256=:"+base64.StdEncoding.EncodeToString(sum)+":")
+	}
+	http.ServeContent(w, r, "", at, content)
+}
+
+func (a api) GetOutputFile(w http.ResponseWriter, r *http.Request, run, step, output string, p openapi.GetOutputFileParams) {
+	a.do(w, r, func(v *Services, c *call) error {
+		c.stream = true
+		if p.Attempt < 0 {
+			return waybill.E(waybill.KindInvalid, "attempt is not negative")
 		}
-		http.ServeContent(w, r, "", o.CreatedAt, content)
+		f, content, err := v.Runs.OutputFile(r.Context(), run, step, output, p.Attempt)
+		if err != nil {
+			return err
+		}
+		defer content.Close() // it was only read
+		w.Header().Set("Content-Type", "application/octet-stream")
+		serveContent(w, r, f.SHA256, time.Time{}, content)
 		return nil
 	})
 }

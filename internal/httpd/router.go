@@ -122,6 +122,7 @@ var operations = map[string]operation{
 	"GET /spektate/api/health":      {id: "getSpektateHealth", need: waybill.RoleViewer},
 	"GET /spektate/api/version":     {id: "getSpektateVersion", early: true},
 
+	"GET /api/v1/runs/{run}/steps/{step}/files/{output}": {id: "getOutputFile", need: waybill.RoleViewer},
 	"GET /api/v1/units":                   {id: "listUnits", need: waybill.RoleViewer},
 	"GET /api/v1/images":                  {id: "listImages", need: waybill.RoleViewer},
 	"POST /api/v1/images":                 {id: "loadImage", need: waybill.RoleAdmin, action: "image.load"},

@@ -210,6 +210,8 @@ func TestRuns(t *testing.T) {
 		{name: "limit 1001", method: "GET", path: "/api/v1/runs?limit=1001", status: 422},
 		{name: "limit x", method: "GET", path: "/api/v1/runs?limit=x", status: 400, want: []string{"parameter limit"}},
 		{name: "bad cursor", method: "GET", path: "/api/v1/runs?cursor=zz", status: 422},
+		{name: "file", method: "GET", path: "/api/v1/runs/run-1/steps/greet/files/report?attempt=1", status: 200, want: []string{"north,1"}, header: "Content-Disposition: attachment"},
+		{name: "no file", method: "GET", path: "/api/v1/runs/run-1/steps/greet/files/other", status: 404},
 		{name: "events", method: "GET", path: "/api/v1/runs/run-1/events", status: 200, want: []string{`"kind":"run.started"`, `"next_cursor":null`}},
 		{name: "events, full page", method: "GET", path: "/api/v1/runs/run-1/events?limit=1", status: 200, want: []string{`"next_cursor":"1"`}},
 		{name: "retry too early", method: "POST", path: "/api/v1/runs/run-1/retry", status: 409, audits: []string{"run.retry run-1 conflict"}},

@@ -1934,6 +1934,12 @@ type CompleteAttemptParams struct {
 	Token string `form:"token,omitempty" json:"token,omitempty,omitzero"`
 }
 
+// GetOutputFileParams defines parameters for GetOutputFile.
+type GetOutputFileParams struct {
+	// Attempt The number of an attempt; the last one when left out.
+	Attempt int `form:"attempt,omitempty" json:"attempt,omitempty,omitzero"`
+}
+
 // TraceRunParams defines parameters for TraceRun.
 type TraceRunParams struct {
 	// Direction What it came of, what came of it, or both.
@@ -2267,6 +2273,9 @@ type ServerInterface interface {
 	// SetAttemptVariables Add variables without completing
 	// (POST /api/v1/runs/{run}/steps/{step}/attempts/{attempt}/variables)
 	SetAttemptVariables(w http.ResponseWriter, r *http.Request, run RunID, step StepName, attempt AttemptNumber)
+	// GetOutputFile Read a file that an attempt of a step returned
+	// (GET /api/v1/runs/{run}/steps/{step}/files/{output})
+	GetOutputFile(w http.ResponseWriter, r *http.Request, run RunID, step StepName, output string, params GetOutputFileParams)
 	// TraceRun Follow a run to what it came of and to what came of it
 	// (GET /api/v1/runs/{run}/trace)
 	TraceRun(w http.ResponseWriter, r *http.Request, run RunID, params TraceRunParams)
@@ -5411,6 +5420,66 @@ func (siw *ServerInterfaceWrapper) SetAttemptVariables(w http.ResponseWriter, r 
 	handler.ServeHTTP(w, r)
 }
 
+// GetOutputFile operation middleware
+func (siw *ServerInterfaceWrapper) GetOutputFile(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "run" -------------
+	var run RunID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "run", r.PathValue("run"), &run, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "run", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "step" -------------
+	var step StepName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "step", r.PathValue("step"), &step, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "step", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "output" -------------
+	var output string
+
+	err = runtime.BindStyledParameterWithOptions("simple", "output", r.PathValue("output"), &output, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "output", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params GetOutputFileParams
+
+	// ------------- Optional query parameter "attempt" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "attempt", r.URL.Query(), &params.Attempt, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "attempt"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "attempt", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetOutputFile(w, r, run, step, output, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // TraceRun operation middleware
 func (siw *ServerInterfaceWrapper) TraceRun(w http.ResponseWriter, r *http.Request) {
 
@@ -6372,6 +6441,7 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/runs/{run}/steps/{step}/attempts/{attempt}/callback", wrapper.CompleteAttempt)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/runs/{run}/steps/{step}/attempts/{attempt}/heartbeat", wrapper.HeartbeatAttempt)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/v1/runs/{run}/steps/{step}/attempts/{attempt}/variables", wrapper.SetAttemptVariables)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/runs/{run}/steps/{step}/files/{output}", wrapper.GetOutputFile)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/runs/{run}/trace", wrapper.TraceRun)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/schedules", wrapper.ListSchedules)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/v1/schedules/{pipeline}/{number}", wrapper.GetSchedule)
