@@ -90,3 +90,18 @@ func TestIDsSortInTheOrderTheyWereMade(t *testing.T) {
 		t.Errorf("%s is not a UUID of version 7", ids[0])
 	}
 }
+func TestIDTime(t *testing.T) {
+	at := time.Date(2026, 3, 2, 12, 0, 0, 5e6, time.UTC)
+	if got, ok := waybill.IDTime("019cae6b-6605-7abc-8000-0123456789ab"); !ok || !got.Equal(at) {
+		t.Errorf("the time of an id is %s (%v), want %s", got, ok, at)
+	}
+	began := time.Now().Truncate(time.Millisecond)
+	if got, ok := waybill.IDTime(waybill.NewID(began)); !ok || got.Before(began) {
+		t.Errorf("the time of an id is %s (%v), want %s or later", got, ok, began)
+	}
+	for _, bad := range []string{"", "x", "0191-", "zzzzzzzz-zzzz-7000-8000-000000000000", "01a1ff66-2a1f-4001-b27c-cf52979dc1f8"} {
+		if got, ok := waybill.IDTime(bad); ok {
+			t.Errorf("%q has the time %s", bad, got)
+		}
+	}
+}

@@ -94,9 +94,10 @@ func (s *Service) dropLeftovers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	before := selfTests + waybill.NewID(s.o.Now().Add(-leftover)) // ids begin with their time
+	before := s.o.Now().Add(-leftover)
 	for _, r := range rows {
-		if p := unescape(r.Key); p < before {
+		p := unescape(r.Key)
+		if at, ok := waybill.IDTime(strings.TrimPrefix(p, selfTests)); ok && at.Before(before) {
 			if err := s.drop(ctx, p); err != nil {
 				return err
 			}
