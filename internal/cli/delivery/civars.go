@@ -90,7 +90,7 @@ INTROSPECTION_TABLE_NAME.`,
 }
 
 // secretName is a name that all three providers take.
-var secretName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,254}$`)
+var secretName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
 func (a *app) ciVars(ctx context.Context, f ciVars) error {
 	if err := oneOf("provider", &f.provider, "azdo", "github", "gitlab"); err != nil {
@@ -223,7 +223,7 @@ func (v *variables) check(provider string) error {
 		return fail("there are no variables")
 	}
 	for _, name := range v.names() {
-		if provider != "azdo" && !secretName.MatchString(name) || name == "" {
+		if provider != "azdo" && (len(name) > 255 || !secretName.MatchString(name)) || name == "" {
 			return fail("%q is no name of a variable", name)
 		}
 	}

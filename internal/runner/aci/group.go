@@ -10,7 +10,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -181,9 +180,9 @@ const (
 )
 
 var (
-	unitName  = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
-	groupForm = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
-	envName   = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+	unitName  = container.NewPattern(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+	groupForm = container.NewPattern(`^[a-z0-9]+(-[a-z0-9]+)*$`)
+	envName   = container.NewPattern(`^[A-Za-z_][A-Za-z0-9_]*$`)
 )
 
 // groupName is the name of a unit's group. Azure takes no two hyphens in a row.

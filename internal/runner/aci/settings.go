@@ -3,7 +3,6 @@ package aci
 import (
 	"encoding/json"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -58,11 +57,11 @@ type GPU struct {
 }
 
 var (
-	subscription  = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
-	resourceGroup = regexp.MustCompile(`^[A-Za-z0-9_().-]{1,90}$`)
-	identityID    = regexp.MustCompile(`(?i)^/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft\.ManagedIdentity/userAssignedIdentities/[^/]+$`)
-	subnetID      = regexp.MustCompile(`(?i)^/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft\.Network/virtualNetworks/[^/]+/subnets/[^/]+$`)
-	numericUser   = regexp.MustCompile(`^([0-9]+)(?::([0-9]+))?$`)
+	subscription  = container.NewPattern(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
+	resourceGroup = container.NewPattern(`^[A-Za-z0-9_().-]{1,90}$`)
+	identityID    = container.NewPattern(`(?i)^/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft\.ManagedIdentity/userAssignedIdentities/[^/]+$`)
+	subnetID      = container.NewPattern(`(?i)^/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft\.Network/virtualNetworks/[^/]+/subnets/[^/]+$`)
+	numericUser   = container.NewPattern(`^([0-9]+)(?::([0-9]+))?$`)
 )
 
 // Check says what is wrong with the configuration.

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -51,8 +50,8 @@ type objects struct {
 }
 
 var (
-	unitName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
-	envName  = regexp.MustCompile(`^[A-Za-z_.-][A-Za-z0-9_.-]*$`)
+	unitName = container.NewPattern(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+	envName  = container.NewPattern(`^[A-Za-z_.-][A-Za-z0-9_.-]*$`)
 )
 
 // build makes the objects of a unit. Errors are of kind invalid.

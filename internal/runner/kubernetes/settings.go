@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -90,10 +89,10 @@ func (c *Config) Check() error {
 }
 
 var (
-	dnsName    = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$`)
-	labelKey   = regexp.MustCompile(`^([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$`)
-	labelValue = regexp.MustCompile(`^([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?$`)
-	numbers    = regexp.MustCompile(`^([0-9]+)(?::([0-9]+))?$`)
+	dnsName    = container.NewPattern(`^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$`)
+	labelKey   = container.NewPattern(`^([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$`)
+	labelValue = container.NewPattern(`^([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?$`)
+	numbers    = container.NewPattern(`^([0-9]+)(?::([0-9]+))?$`)
 )
 
 func checkLabels(m map[string]string) error {
