@@ -32,6 +32,7 @@ import (
 	"github.com/waybill-run/waybill/internal/delivery/runs"
 	"github.com/waybill-run/waybill/internal/engine"
 	"github.com/waybill-run/waybill/internal/fault"
+	"github.com/waybill-run/waybill/internal/footprint"
 	"github.com/waybill-run/waybill/internal/httpd"
 	"github.com/waybill-run/waybill/internal/lineage"
 	"github.com/waybill-run/waybill/internal/mask"
@@ -398,7 +399,7 @@ func (s *Server) work(ctx context.Context) error {
 	objects := object.New(s.store, s.blobs, object.Options{Admit: admin.Admit, Hops: s.engine.Hops, Guard: s.engine.Guard, Logger: s.log})
 	s.engine.UseObjects(objects)
 	tokens := auth.New(s.store, nil)
-	s.deliveries = delivery.New(delivery.Options{Store: s.store})
+	s.deliveries = delivery.New(delivery.Options{Store: s.store, Bulk: footprint.Bulk})
 	s.ingest = s.openIngest()
 	s.newPoller(settings)
 	if err := s.observer.prepare(ctx, s, instance, settings); err != nil {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/waybill-run/waybill"
 	"github.com/waybill-run/waybill/internal/delivery"
+	"github.com/waybill-run/waybill/internal/footprint"
 	"github.com/waybill-run/waybill/internal/loadtest"
 	"github.com/waybill-run/waybill/internal/store"
 	"github.com/waybill-run/waybill/internal/store/postgres"
@@ -18,7 +19,9 @@ import (
 func loadtestCommand() *cobra.Command {
 	return loadtest.Command(loadtest.Deps{
 		Version: version, Pack: packProgram, DeliverySchema: delivery.Tables(),
-		Deliveries: func(st store.Store) waybill.Deliveries { return delivery.New(delivery.Options{Store: st}) },
+		Deliveries: func(st store.Store) waybill.Deliveries {
+			return delivery.New(delivery.Options{Store: st, Bulk: footprint.Bulk})
+		},
 		OpenStore: func(ctx context.Context, where, dir string, schema store.Schema) (store.Store, error) {
 			log := slog.New(slog.DiscardHandler)
 			if where == "sqlite" {

@@ -23,6 +23,9 @@ func (s *Service) Rebuild(ctx context.Context, partition string) (waybill.Rebuil
 	if partition == "" {
 		partition = DefaultPartition
 	}
+	if s.o.Bulk != nil {
+		defer s.o.Bulk()()
+	}
 	for range 5 {
 		out, err := s.rebuild(ctx, partition)
 		if !errors.Is(err, store.ErrConflict) {

@@ -18,6 +18,9 @@ import (
 type Options struct {
 	Store store.Store
 	Now   func() time.Time // the wall clock; nil is time.Now
+	// Bulk is called when something large is about to be held in memory, and what it returns
+	// when that is over. Nil is for nobody.
+	Bulk func() (end func())
 }
 
 // Service takes in reports and answers questions; it implements waybill.Deliveries.
